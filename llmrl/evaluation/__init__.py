@@ -1,0 +1,1 @@
+"""Honest comparison: text metrics, paired differences with intervals, reports."""

@@ -1,0 +1,178 @@
+"""What every command shares: compose the config, refuse what is wrong in one line, run, and leave with the right status."""
+
+import os
+import re
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llmrl.config import CONF_DIR, CompareConfig, GenerateConfig, TrainConfig, option_keys
+from llmrl.errors import UserError, one_line
+from llmrl.help import options, show_help
+from llmrl.registry import REWARDS, did_you_mean
+
+Config = TypeVar("Config")
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "generate": GenerateConfig, "compare": CompareConfig}
+REFUSED, INTERRUPTED = 2, 130
+
+
+def run(command: str, schema: type[Config], work: Callable[[Config], int | None]) -> int:
+    """Compose the config of `command`, call `work` with it as a dataclass, and return the exit status.
+
+    0 done; 2 what the person who typed it can mend, in one line; 130 interrupted; anything else raises.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        show_help(command, schema, [word for word in sys.argv[1:] if not word.startswith("-")])
+        return 0
+    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of being printed by Hydra
+    statuses: list[int] = []
+
+    def task(raw: DictConfig) -> None:
+        """One job. What its author can mend is said at once, in one line, and the jobs after it go on."""
+        try:
+            statuses.append(work(to_config(raw, schema)) or 0)
+        except UserError as error:
+            if traceback_wanted:
+                raise
+            _drop_empty_folder()
+            print(f"llmrl {command}: {one_line(error)}", file=sys.stderr)
+            statuses.append(REFUSED)
+
+    try:
+        REWARDS.load_plugins()
+        _register(command, schema)
+        sys.argv[1:] = [_model_by_path(word) for word in sys.argv[1:]]
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)(task)()
+        return max(statuses, default=0)
+    except KeyboardInterrupt:
+        print("llmrl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        message = explain(error, schema)
+        if traceback_wanted or message is None:
+            raise
+        print(f"llmrl {command}: {message}", file=sys.stderr)
+        return REFUSED
+
+
+def to_config(raw: DictConfig, schema: type[Config]) -> Config:
+    """The dataclasses behind a composed config, checked. Raises UserError naming the key that is missing or wrong."""
+    missing = sorted(OmegaConf.missing_keys(raw))
+    if missing:
+        raise UserError(f"{missing[0]} has no value: set it with {missing[0]}=...")
+    _refuse_unknown(raw, schema, "")
+    config = OmegaConf.to_object(raw)
+    if not isinstance(config, schema):
+        raise TypeError(f"the composed config is a {type(config).__name__}, not a {schema.__name__}")
+    return config
+
+
+def _refuse_unknown(raw: DictConfig, schema: type, prefix: str) -> None:
+    """Keys that were forced in with `+` would otherwise be carried along and mean nothing."""
+    for key in raw:
+        kind = {item.name: item.type for item in fields(schema)}.get(str(key))
+        if kind is None:
+            raise UserError(_unknown_key(f"{prefix}{key}", schema, ""))
+        if isinstance(kind, type) and is_dataclass(kind):
+            _refuse_unknown(raw[key], kind, f"{prefix}{key}.")
+
+
+def _register(command: str, schema: type) -> None:
+    ConfigStore.instance().store(name=f"{command}_schema", node=schema, provider="llmrl")
+    short_id = uuid.uuid4().hex[:4]  # two runs may start within one second
+    OmegaConf.register_new_resolver("llmrl.short_id", lambda: short_id, replace=True)
+    OmegaConf.register_new_resolver("llmrl.job_name", _job_name, replace=True)
+
+
+def _job_name(overrides: str) -> str:
+    """A folder name from a sweep job's overrides: no separators, not too long."""
+    return re.sub(r"[^\w.=,+-]+", "-", str(overrides))[:100] or "job"
+
+
+def _model_by_path(word: str) -> str:
+    """`model=some/folder` means that folder: a choice of the group never holds a path separator or ends in .gguf."""
+    key, _, value = word.partition("=")
+    if key == "model" and value and ("," not in value) and (value.endswith(".gguf") or os.sep in value or Path(value).is_dir()):
+        return word if value in options("model") else f"model.name_or_path={value}"
+    return word
+
+
+def _drop_empty_folder() -> None:
+    """Remove the output folder Hydra made if nothing was put into it: a refused run leaves no folder that looks like one."""
+    if HydraConfig.initialized():
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if folder.is_dir() and folder != Path.cwd() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def explain(error: BaseException, schema: type) -> str | None:
+    """One line for the person who typed the command, or None if the error is not theirs."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return f"{error.strerror or error}: {error.filename}" if error.filename else None
+    text = str(error)
+    chain = " ".join(str(each) for each in _causes(error))
+    if found := re.search(r"Could not find '([\w/@.-]+)/([^']+)'", text):
+        group, choice = found.groups()
+        extra = "; any other model: model.name_or_path=<hub name, folder or .gguf file>" if group == "model" else ""
+        return f"{group}={choice} is not a choice{did_you_mean(choice, list(options(group)))}{extra}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found.group(1), schema, chain)
+    if found := re.search(r"full_key: ([\w.\[\]]+)", chain):
+        return _bad_value(found.group(1), chain)
+    return one_line(text)
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    return [] if error is None else [error, *_causes(error.__cause__ or error.__context__)]
+
+
+def _known_keys(schema: type) -> list[str]:
+    keys = set(option_keys(schema))
+    for name in REWARDS:
+        keys |= {f"reward.{name}", *option_keys(REWARDS.get(name), f"reward.{name}.")}  # type: ignore[arg-type]
+    return sorted(keys)
+
+
+def _unknown_key(key: str, schema: type, chain: str) -> str:
+    known = _known_keys(schema)
+    if key in known:
+        if key.startswith("reward."):
+            name = key.split(".")[1]
+            return f"{key} is an option of a reward that is not chosen: add reward={name}"
+        return f"{key}: {one_line(chain.splitlines()[-1])}"
+    last = key.rpartition(".")[2]
+    moved = [each for each in known if each.rpartition(".")[2] == last]
+    if moved:
+        return f"{key} is not an option; did you mean {moved[0]!r}?"
+    group = [each for each in known if each.rpartition(".")[0] == key.rpartition(".")[0]]
+    near = did_you_mean(key, group)
+    return f"{key} is not an option{near if '?' in near else did_you_mean(key, known)}"
+
+
+def _bad_value(key: str, chain: str) -> str:
+    if found := re.search(r"Key '([^']+)' (?:is )?not in '(\w+)'", chain):
+        return f"{key} is not an option: {found.group(2)} has none of that name"
+    if found := re.search(r"Invalid value '([^']+)', expected one of \[([^\]]+)\]", chain):
+        return f"{key}={found.group(1)} is not a choice. Known: {found.group(2)}"
+    if found := re.search(r"Value '([^']*)'(?: of type '\w+')? (?:could not be converted to|is not a valid|is incompatible with type hint '?) ?(\S+)", chain):
+        return f"{key}={found.group(1)} has the wrong type: it must be {_type_name(found.group(2))}"
+    return f"{key}: {one_line(chain.splitlines()[0])}"
+
+
+def _type_name(word: str) -> str:
+    names = {"float": "a number", "integer": "a whole number", "int": "a whole number", "bool": "true or false", "boolean": "true or false"}
+    return names.get(word.strip("'.,").lower(), word.strip("'.,"))

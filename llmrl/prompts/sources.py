@@ -1,0 +1,135 @@
+"""Prompts from the package, a text file, JSON lines or the sentences of a text; split by a fixed hash."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrl.config import PromptsConfig, PromptSource
+from llmrl.errors import UserError
+
+OPENINGS = Path(__file__).resolve().parent.parent / "assets" / "openings.txt"
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. `context` is retrieved text that already stands in `text`; `answer` a reference answer, if there is one."""
+
+    text: str
+    id: str
+    kind: str = ""
+    answer: str | None = None
+    context: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptSplit:
+    """Prompts to train on, and prompts that are never trained on; neither is empty."""
+
+    train: list[Prompt]
+    held_out: list[Prompt]
+
+
+def load_prompts(config: PromptsConfig) -> PromptSplit:
+    """Read and split. Raises UserError if the file is missing, unreadable or holds too few prompts."""
+    return split(read_prompts(config), config.held_out_share, config.path or "the packaged openings")
+
+
+def read_prompts(config: PromptsConfig) -> list[Prompt]:
+    """All prompts of a source in its order, each text once."""
+    path = OPENINGS if config.source is PromptSource.openings else Path(config.path or "").expanduser()
+    text = _read(path)
+    readers = {
+        PromptSource.openings: _openings,
+        PromptSource.text: _lines,
+        PromptSource.jsonl: lambda text: _json_lines(text, path, config),
+        PromptSource.sentences: lambda text: _sentences(text, config.words),
+    }
+    return list({prompt.text: prompt for prompt in readers[config.source](text)}.values())
+
+
+def split(prompts: list[Prompt], held_out_share: float, where: str) -> PromptSplit:
+    """By the hash of each text alone, so that a prompt keeps its side when others come or go.
+
+    Raises UserError for fewer than two prompts; where the hash would leave a side empty, the prompt nearest to it moves over.
+    """
+    if len(prompts) < 2:
+        found = "no prompts" if not prompts else "only one prompt"
+        raise UserError(f"{where} holds {found}; at least two are needed, one to train on and one held out")
+    ordered = sorted(prompts, key=lambda prompt: _fraction(prompt.text))
+    count = sum(_fraction(prompt.text) < held_out_share for prompt in ordered)
+    chosen = {prompt.text for prompt in ordered[: min(max(count, 1), len(ordered) - 1)]}
+    return PromptSplit(
+        train=[prompt for prompt in prompts if prompt.text not in chosen],
+        held_out=[prompt for prompt in prompts if prompt.text in chosen],
+    )
+
+
+def _fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"prompts.path={path}: there is no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"prompts.path={path} is a folder; name a file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompts.path={path} is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"prompts.path={path} cannot be read: {error.strerror}") from None
+
+
+def _openings(text: str) -> Iterator[Prompt]:
+    kind = ""
+    for line in text.splitlines():
+        if line.startswith("# "):
+            kind = line[2:].strip()
+        elif line.strip():
+            yield Prompt(text=line, id=f"{kind}-{_name(line)}", kind=kind)
+
+
+def _lines(text: str) -> Iterator[Prompt]:
+    for line in text.splitlines():
+        if line.strip():
+            yield Prompt(text=line.rstrip(), id=_name(line.rstrip()))
+
+
+def _json_lines(text: str, path: Path, config: PromptsConfig) -> Iterator[Prompt]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({error})") from None
+        if not isinstance(row, dict) or config.field not in row:
+            keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+            raise UserError(f"{where}: no key {config.field!r} (found: {keys}); set prompts.field=...")
+        prompt = row[config.field]
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f"{where}: {config.field!r} must be text that is not blank, not {prompt!r}")
+        answer = row.get(config.answer_field)
+        yield Prompt(
+            text=prompt, id=str(row.get(config.id_field, _name(prompt))), answer=None if answer is None else str(answer)
+        )
+
+
+def _sentences(text: str, words: int) -> Iterator[Prompt]:
+    """The first words of every sentence that goes on after them."""
+    for sentence in _SENTENCE_END.split(" ".join(text.split())):
+        parts = sentence.split()
+        if len(parts) > words:
+            opening = " ".join(parts[:words])
+            yield Prompt(text=opening, id=_name(opening))

@@ -1,0 +1,107 @@
+"""Sampling for people: streaming to the terminal, or a file of prompts in and JSON lines out."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from llmrl.config import GenerateConfig, PromptsConfig, PromptSource
+from llmrl.errors import UserError
+from llmrl.models.load import LanguageModel, load
+from llmrl.prompts import Prompt
+from llmrl.prompts.sources import read_prompts
+from llmrl.rollout.sampler import Rollout, sample
+from llmrl.tracking import find_run
+
+
+def generate(config: GenerateConfig) -> int:
+    """Sample as `config` says and show or write the responses. Raises UserError."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    prompts = [prompt for prompt in _prompts(config) for _ in range(config.samples)]
+    out = _open(config.out)
+    if config.run is not None:
+        config.model.name_or_path = str(find_run(config.run).path)
+    language_model = load(config.model)
+    console = Console(highlight=False, soft_wrap=True)
+    generator = torch.Generator().manual_seed(config.seed)
+    if out is None and config.stream and len(prompts) == 1 and sys.stdout.isatty():
+        _stream(language_model, prompts[0], config, generator, console)
+        return 0
+    try:
+        for row in _responses(language_model, prompts, config, generator):
+            if out is not None:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            elif sys.stdout.isatty() or config.file is None:
+                console.print(Text(str(row["prompt"]), style="cyan") + Text(str(row["response"])), end="\n\n")
+            else:
+                print(json.dumps(row, ensure_ascii=False))
+    finally:
+        if out is not None:
+            out.close()
+    if config.out:
+        console.print(f"{len(prompts)} responses written to {config.out}", markup=False)
+    return 0
+
+
+def _prompts(config: GenerateConfig) -> list[Prompt]:
+    if config.file is not None:
+        source = PromptSource.jsonl if config.file.endswith((".jsonl", ".json")) else PromptSource.text
+        found = read_prompts(PromptsConfig(source=source, path=config.file))
+        if not found:
+            raise UserError(f"file={config.file} holds no prompts")
+        return found
+    texts = config.prompts or [config.prompt or ""]
+    if any(not text.strip() for text in texts):
+        raise UserError("a prompt is empty; give it some words, for example 'prompt=\"Once upon a time\"'")
+    return [Prompt(text=text, id=str(number)) for number, text in enumerate(texts)]
+
+
+def _open(name: str | None):  # noqa: ANN202  (a text file or None)
+    if name is None:
+        return None
+    try:
+        Path(name).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        return Path(name).expanduser().open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"out={name} can't be written: {error.strerror}") from None
+
+
+def _responses(
+    language_model: LanguageModel, prompts: list[Prompt], config: GenerateConfig, generator: torch.Generator
+) -> Iterator[dict[str, object]]:
+    for start in range(0, len(prompts), config.batch_size):
+        part = prompts[start : start + config.batch_size]
+        rollout: Rollout = sample(language_model, part, config.rollout, generator, greedy=config.greedy)
+        lengths = rollout.response_mask.sum(-1).tolist()
+        for i, prompt in enumerate(part):
+            yield {
+                "id": prompt.id, "prompt": prompt.text, "response": rollout.texts[i], "tokens": int(lengths[i]),
+                "finished": bool(rollout.finished[i]), "logprob": round(float(rollout.logprobs[i].sum()), 4),
+            }  # fmt: skip
+
+
+def _stream(
+    language_model: LanguageModel, prompt: Prompt, config: GenerateConfig, generator: torch.Generator, console: Console
+) -> None:
+    """Text as it comes; characters that are not whole yet wait for their last byte."""
+    console.print(Text(prompt.text, style="cyan"), end="")
+    made: list[int] = []
+    shown = ""
+
+    def show(tokens: torch.Tensor) -> None:
+        nonlocal shown
+        token = int(tokens[0])
+        if token not in language_model.stop_ids:
+            made.append(token)
+        text = str(language_model.tokenizer.decode(made, skip_special_tokens=False))
+        if not text.endswith("\ufffd"):
+            console.print(Text(text[len(shown) :]), end="")
+            shown = text
+
+    sample(language_model, [prompt], config.rollout, generator, greedy=config.greedy, on_token=show)
+    console.print()

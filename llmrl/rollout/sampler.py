@@ -1,0 +1,151 @@
+"""Sample responses token by token with a key-value cache."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmrl.config import RolloutConfig
+from llmrl.errors import UserError
+from llmrl.models.load import LanguageModel
+from llmrl.models.policy import position_ids
+from llmrl.prompts import Prompt
+from llmrl.rewards import Sample
+from llmrl.rollout.distribution import warp
+
+
+@dataclass
+class Rollout:
+    """B responses of at most T tokens to prompts of at most P. Tokens are made once and never re-tokenised from text."""
+
+    tokens: Tensor  # [B, P+T], prompts padded on the left, responses on the right
+    attention_mask: Tensor  # [B, P+T], 1 on real tokens
+    response_mask: Tensor  # [B, T], 1 on sampled tokens, the one that ended the text included
+    logprobs: Tensor  # [B, T], nats, under the distribution sampled from; 0 on padding
+    finished: Tensor  # [B], the response ended by itself
+    prompts: list[Prompt]
+    texts: list[str]  # decoded responses, without the token that ended them
+
+    @property
+    def response_length(self) -> int:
+        return self.response_mask.shape[1]
+
+    @property
+    def response_tokens(self) -> Tensor:
+        return self.tokens[:, -self.response_length :]
+
+    def samples(self, max_new_tokens: int) -> list[Sample]:
+        """The responses as rewards see them."""
+        lengths = self.response_mask.sum(-1).tolist()
+        return [
+            Sample(
+                prompt=prompt.text, response=text, prompt_id=prompt.id, token_ids=tuple(ids[:length]), finished=finished,
+                max_new_tokens=max_new_tokens, context=prompt.context, answer=prompt.answer,
+            )
+            for prompt, text, ids, length, finished in zip(
+                self.prompts, self.texts, self.response_tokens.tolist(), lengths, self.finished.tolist(), strict=True
+            )
+        ]  # fmt: skip
+
+
+def encode_prompts(language_model: LanguageModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+    """Token ids of each prompt. Raises UserError for one that leaves no room for its response, or has no tokens."""
+    rows = language_model.tokenizer([prompt.text for prompt in prompts], add_special_tokens=True)["input_ids"]
+    limit = language_model.context_length
+    for prompt, row in zip(prompts, rows, strict=True):  # type: ignore[arg-type]
+        if not row:
+            raise UserError(f"prompt {prompt.id} has no tokens: it is empty")
+        if limit is not None and len(row) + max_new_tokens > limit:  # type: ignore[arg-type]
+            raise UserError(
+                f"prompt {prompt.id} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the {limit} "  # type: ignore[arg-type]
+                f"model {language_model.name!r} can hold: shorten it or set rollout.max_new_tokens="
+                f"{max(limit - len(row), 1) if len(row) < limit else 1}"  # type: ignore[arg-type]
+            )
+    return rows  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def sample(
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    config: RolloutConfig,
+    generator: torch.Generator,
+    *,
+    greedy: bool = False,
+    on_token: Callable[[Tensor], None] | None = None,
+) -> Rollout:
+    """One response to each prompt, all at once.
+
+    `generator` is on the CPU whatever the device, so that a seed means the same everywhere. `on_token` sees the new tokens [B]
+    of each step as they are made. The weights are brought to bf16 once for the whole rollout, by autocast's cache.
+    """
+    rows = encode_prompts(language_model, prompts, config.max_new_tokens)
+    device, width = language_model.device, max(map(len, rows))
+    tokens = torch.full((len(rows), width + config.max_new_tokens), language_model.pad_id)
+    mask = torch.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row) : width] = torch.tensor(row)
+        mask[i, width - len(row) : width] = 1
+    tokens, mask = tokens.to(device), mask.to(device)
+    logprobs = torch.zeros(len(rows), config.max_new_tokens, device=device)
+    stops = torch.tensor(language_model.stop_ids, device=device)
+    alive = torch.ones(len(rows), dtype=torch.bool, device=device)
+    cache, fresh, length = None, slice(0, width), 0
+    with language_model.autocast():
+        while length < config.max_new_tokens and alive.any():
+            output = language_model.model(
+                input_ids=tokens[:, fresh],
+                attention_mask=mask[:, : fresh.stop],
+                position_ids=position_ids(mask[:, : fresh.stop])[:, fresh],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache, at = output.past_key_values, fresh.stop
+            distribution = warp(output.logits[:, -1], config).log_softmax(-1)
+            new = distribution.argmax(-1) if greedy else draw(distribution, generator)
+            tokens[:, at] = torch.where(alive, new, tokens[:, at])
+            mask[:, at] = alive.long()
+            logprobs[:, length] = distribution.gather(-1, new.unsqueeze(-1)).squeeze(-1) * alive
+            if on_token is not None:
+                on_token(tokens[:, at])
+            alive = alive & ~torch.isin(new, stops)
+            fresh, length = slice(at, at + 1), length + 1
+    return _finish(language_model, list(prompts), tokens, mask, logprobs, width, length)
+
+
+def draw(log_distribution: Tensor, generator: torch.Generator) -> Tensor:
+    """One token [B] from each row of log-probabilities [B, V], by the inverse of the cumulative distribution.
+
+    Exactly one uniform number is used per row, from one stream on the CPU: two models given the same seed use the same numbers,
+    which is what makes their comparison paired.
+    """
+    cumulative = log_distribution.double().exp().cumsum(-1)
+    uniform = torch.rand(len(log_distribution), 1, generator=generator, dtype=torch.float64).to(cumulative.device)
+    token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
+    return token.clamp(max=log_distribution.shape[-1] - 1)
+
+
+def _finish(
+    language_model: LanguageModel,
+    prompts: list[Prompt],
+    tokens: Tensor,
+    mask: Tensor,
+    logprobs: Tensor,
+    width: int,
+    length: int,
+) -> Rollout:
+    """Cut what no response reached, and decode."""
+    tokens, mask, logprobs = tokens[:, : width + length], mask[:, : width + length], logprobs[:, :length]
+    response_mask = mask[:, width:]
+    last = response_mask.sum(-1, keepdim=True) - 1
+    responses = tokens[:, width:]
+    stops = torch.tensor(language_model.stop_ids, device=tokens.device)
+    finished = torch.isin(responses.gather(-1, last).squeeze(-1), stops)
+    lengths = (response_mask.sum(-1) - finished.long()).tolist()
+    texts = [
+        language_model.tokenizer.decode(row[:count], skip_special_tokens=False)
+        for row, count in zip(responses.tolist(), lengths, strict=True)
+    ]
+    return Rollout(tokens, mask, response_mask, logprobs, finished, prompts, texts)  # type: ignore[arg-type]

@@ -1,0 +1,47 @@
+"""What the person sees while a run trains: a progress bar in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class ProgressDisplay:
+    """Reward, KL and time left. Use as a context manager; call `step` once a training step."""
+
+    def __init__(self, steps: int, done: int = 0, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._steps, self._first = steps, done
+        self._started = time.perf_counter()
+        self._progress: Progress | None = None
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+            )  # fmt: skip
+            self._task = self._progress.add_task("train", total=steps, completed=done, figures="")
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        figures = (
+            f"reward {metrics['objective/scores']:.3f}  kl {metrics['objective/kl']:.2f}  {metrics['samples/s']:.1f} samples/s"
+        )
+        if self._progress:
+            self._progress.update(self._task, completed=step, figures=figures)
+            return
+        left = (time.perf_counter() - self._started) / (step - self._first) * (self._steps - step)
+        self.console.print(f"step {step}/{self._steps}  {figures}  {left:.0f} s left")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(text, markup=False)

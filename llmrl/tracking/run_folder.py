@@ -1,0 +1,144 @@
+"""The run folder: a contract that everything downstream relies on. See docs/architecture.md."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from llmrl.errors import UserError
+
+PACKAGES = ("llmrl", "torch", "transformers", "hydra-core", "omegaconf", "wandb")
+OUTPUTS = Path("outputs")
+
+
+class RunFolder:
+    """A run's folder: config.yaml, run.json, metrics.jsonl, samples.jsonl, checkpoints/, final/, evaluation.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._record: dict[str, Any] = {}
+        self._started = time.perf_counter()
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json says."""
+        if not self._record and (self.path / "run.json").is_file():
+            self._record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return self._record
+
+    def begin(self, config: Any, **facts: Any) -> None:
+        """Make the folder and write config.yaml and run.json, status `running`. Raises UserError if it can't be written to."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if (self.path / "run.json").exists():
+                raise UserError(f"{self.path} holds a run already; choose another hydra.run.dir, or resume={self.path}")
+            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            self.mark("running", started=_now(), **facts, versions=_versions(), commit=_commit(), machine=_machine())
+        except OSError as error:
+            raise UserError(f"the run folder {self.path} can't be written to: {error.strerror or error}") from error
+
+    def mark(self, status: str, **facts: Any) -> None:
+        """Write run.json anew, atomically. Status: running, finished, interrupted or failed."""
+        self._record = {**self.record, "status": status, **facts, "updated": _now()}
+        if status != "running":
+            self._record["seconds"] = round(time.perf_counter() - self._started, 1)
+        write_text(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append one line to metrics.jsonl."""
+        append_json(self.metrics_file, {"step": step, **metrics})
+
+    def log_samples(self, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Append one line a sample to samples.jsonl."""
+        for row in rows:
+            append_json(self.samples_file, {"step": step, **row})
+
+    def cut_after(self, step: int) -> None:
+        """Drop the lines of steps after `step`, so that going on from a checkpoint writes none twice."""
+        for path in (self.metrics_file, self.samples_file):
+            if path.is_file():
+                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+                write_text(path, "".join(line + "\n" for line in kept))
+
+
+def find_run(name: str) -> RunFolder:
+    """The run folder of that path; `latest` is the newest under outputs/. Raises UserError if there is none."""
+    if name == "latest":
+        found = sorted(OUTPUTS.glob("**/run.json"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UserError(f"run=latest: there is no run under {OUTPUTS}/ yet; train one first")
+        return RunFolder(found[-1].parent)
+    path = Path(name).expanduser()
+    if not (path / "run.json").is_file():
+        raise UserError(f"{name} is no run folder: it has no run.json")
+    return RunFolder(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old or the new, never half."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def append_json(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the working directory, if it is a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _machine() -> dict[str, Any]:
+    return {"system": platform.platform(), "processors": os.cpu_count()}

@@ -1,0 +1,144 @@
+"""Trackers: Weights & Biases, TensorBoard, or none beside the JSON lines of the run folder."""
+
+import logging
+import netrc
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmrl.config import TrackerConfig, TrackerKind, WandbMode
+from llmrl.errors import one_line
+from llmrl.tracking.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Takes one flat dict of floats a step and now and then a table of samples. Never raises for want of a network."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def log_samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None: ...
+
+    def summarise(self, figures: Mapping[str, float | str]) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+def make_tracker(config: TrackerConfig, run: RunFolder, settings: dict[str, Any]) -> Tracker:
+    """The tracker of `config`, started. `settings` is the run's whole config as plain nested containers."""
+    if config.kind is TrackerKind.wandb:
+        return WandbTracker(config, run, settings)
+    if config.kind is TrackerKind.tensorboard:
+        return TensorBoardTracker(run)
+    return NoTracker()
+
+
+class NoTracker:
+    """The JSON lines are enough."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Nothing beside the run folder."""
+
+    def log_samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Nothing beside the run folder."""
+
+    def summarise(self, figures: Mapping[str, float | str]) -> None:
+        """Nothing beside the run folder."""
+
+    def finish(self, exit_code: int) -> None:
+        """Nothing to close."""
+
+
+class TensorBoardTracker:
+    """Event files in the run folder's tensorboard/."""
+
+    def __init__(self, run: RunFolder) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run.path / "tensorboard"))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def log_samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        text = "\n\n".join(f"**{row['prompt']}** {row['response']}  \nreward {row['reward']:.3f}" for row in rows)
+        self._writer.add_text("samples", text, step)
+
+    def summarise(self, figures: Mapping[str, float | str]) -> None:
+        self._writer.add_text("summary", "  \n".join(f"{name}: {value}" for name, value in figures.items()))
+
+    def finish(self, exit_code: int) -> None:
+        self._writer.close()
+
+
+class WandbTracker:
+    """Weights & Biases. Never asks for a login; without a key, or where the server does not answer, it logs to the run folder."""
+
+    def __init__(self, config: TrackerConfig, run: RunFolder, settings: dict[str, Any]) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        self._wandb = wandb
+        wanted = "online" if config.mode is WandbMode.online or (config.mode is WandbMode.auto and key_is_configured()) else "offline"
+        mode = os.environ.get("WANDB_MODE", wanted)
+        arguments: dict[str, Any] = {
+            "project": config.project, "entity": config.entity, "name": config.name or run.path.name, "group": config.group,
+            "tags": config.tags or None, "dir": str(run.path), "config": settings, "reinit": "finish_previous",
+            "id": run.record.get("wandb_id"), "resume": "allow" if run.record.get("wandb_id") else None,
+        }  # fmt: skip
+        try:
+            self._run = wandb.init(mode=mode, settings=self._settings(config), **arguments)  # type: ignore[arg-type]
+        except Exception as error:  # a tracker is never a reason not to train
+            print(f"wandb: could not go online ({one_line(error)[:120]}); logging offline", file=sys.stderr)
+            mode = "offline"
+            self._run = wandb.init(mode=mode, settings=self._settings(config), **arguments)
+        self._run.define_metric("train/global_step")
+        self._run.define_metric("*", step_metric="train/global_step")
+        self._table: list[list[Any]] = []
+        run.mark("running", wandb_id=self._run.id, wandb_mode=mode)
+        if mode == "offline":
+            print(f"wandb: offline, no key configured; to upload later: wandb sync {self._folder(run)}", file=sys.stderr)
+        elif self._run.url:
+            print(f"wandb: {self._run.url}", file=sys.stderr)
+
+    def _settings(self, config: TrackerConfig) -> Any:
+        return self._wandb.Settings(
+            silent=True, console="off", init_timeout=config.init_timeout, disable_git=True, login_timeout=1
+        )
+
+    def _folder(self, run: RunFolder) -> str:
+        return os.path.relpath(Path(self._run.dir).parent) if self._run.dir else str(run.path / "wandb")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log({**metrics, "train/global_step": step})
+
+    def log_samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """The table holds the samples of all steps so far: one that is only replaced loses the earlier ones."""
+        self._table += [[step, row["prompt"], row["response"], row["reward"]] for row in rows]
+        table = self._wandb.Table(columns=["step", "prompt", "response", "reward"], data=self._table[-500:])
+        self._run.log({"samples": table, "train/global_step": step})
+
+    def summarise(self, figures: Mapping[str, float | str]) -> None:
+        self._run.summary.update(dict(figures))
+
+    def finish(self, exit_code: int) -> None:
+        self._run.finish(exit_code=exit_code)
+
+
+def key_is_configured() -> bool:
+    """Whether a Weights & Biases key is at hand, in the environment or the netrc file, without asking anybody for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        if path and Path(path).expanduser().is_file():
+            try:
+                hosts = netrc.netrc(str(Path(path).expanduser())).hosts
+            except (netrc.NetrcParseError, OSError):
+                continue
+            if any("wandb" in host for host in hosts):
+                return True
+    return False
