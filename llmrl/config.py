@@ -1,7 +1,7 @@
 """The schema of every option a person can choose: type, unit, range and one line of meaning each.
 
-Values live in `conf/`; this module holds what they may be. Importing it loads neither torch nor transformers. A value out of its
-range raises `UserError` naming the key, the value and what is allowed. Each field's comment is shown by `--help <group>`.
+Values live in `conf/`; this module holds what they may be. Importing it loads neither torch nor transformers. A value out of
+its range raises `UserError` naming the key, the value and what is allowed. Each field's comment is shown by `--help <group>`.
 """
 
 import math
@@ -207,7 +207,9 @@ class PromptsConfig:
         if not 0 < self.held_out_share < 1:
             raise refuse("prompts.held_out_share", self.held_out_share, "it must be above 0 and below 1")
         if self.source is PromptSource.openings and self.path is not None:
-            raise UserError("prompts.path is for prompts=text, prompts=jsonl or prompts=sentences; the packaged openings take none")
+            raise UserError(
+                "prompts.path is for prompts=text, prompts=jsonl or prompts=sentences; the packaged openings take none"
+            )
         if self.source is not PromptSource.openings and not self.path:
             raise UserError(f"prompts={self.source.value} needs a file: prompts.path=FILE")
 
@@ -258,7 +260,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         between("seed", self.seed, 0, 2**32 - 1)
         if not self.reward:
-            raise UserError("no reward: choose at least one, for example reward=no_repeat or reward=[no_repeat,end_of_sentence]")
+            raise UserError(
+                "no reward: choose at least one, for example reward=no_repeat or reward=[no_repeat,end_of_sentence]"
+            )
         if all(getattr(reward, "weight", 1) == 0 for reward in self.reward.values()):
             raise UserError("every reward has weight 0: there is nothing to learn from")
 

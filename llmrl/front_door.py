@@ -51,8 +51,7 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
             statuses.append(REFUSED)
 
     try:
-        REWARDS.load_plugins()
-        _register(command, schema)
+        prepare(command, schema)
         sys.argv[1:] = [_model_by_path(word) for word in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)(task)()
         return max(statuses, default=0)
@@ -89,7 +88,9 @@ def _refuse_unknown(raw: DictConfig, schema: type, prefix: str) -> None:
             _refuse_unknown(raw[key], kind, f"{prefix}{key}.")
 
 
-def _register(command: str, schema: type) -> None:
+def prepare(command: str, schema: type) -> None:
+    """Make schemas, plug-ins and resolvers known to Hydra, before a config is composed."""
+    REWARDS.load_plugins()
     ConfigStore.instance().store(name=f"{command}_schema", node=schema, provider="llmrl")
     short_id = uuid.uuid4().hex[:4]  # two runs may start within one second
     OmegaConf.register_new_resolver("llmrl.short_id", lambda: short_id, replace=True)
@@ -168,11 +169,21 @@ def _bad_value(key: str, chain: str) -> str:
         return f"{key} is not an option: {found.group(2)} has none of that name"
     if found := re.search(r"Invalid value '([^']+)', expected one of \[([^\]]+)\]", chain):
         return f"{key}={found.group(1)} is not a choice. Known: {found.group(2)}"
-    if found := re.search(r"Value '([^']*)'(?: of type '\w+')? (?:could not be converted to|is not a valid|is incompatible with type hint '?) ?(\S+)", chain):
+    if found := re.search(
+        r"Value '([^']*)'(?: of type '\w+')? "
+        r"(?:could not be converted to|is not a valid|is incompatible with type hint '?) ?(\S+)",
+        chain,
+    ):
         return f"{key}={found.group(1)} has the wrong type: it must be {_type_name(found.group(2))}"
     return f"{key}: {one_line(chain.splitlines()[0])}"
 
 
 def _type_name(word: str) -> str:
-    names = {"float": "a number", "integer": "a whole number", "int": "a whole number", "bool": "true or false", "boolean": "true or false"}
+    names = {
+        "float": "a number",
+        "integer": "a whole number",
+        "int": "a whole number",
+        "bool": "true or false",
+        "boolean": "true or false",
+    }
     return names.get(word.strip("'.,").lower(), word.strip("'.,"))

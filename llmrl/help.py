@@ -32,7 +32,7 @@ ABOUT = {
         "Sample from any model or run folder.",
         [
             ("'prompt=\"Once upon a time\"'", "stream a response to the terminal"),
-            ("run=latest 'prompts=[\"One day\",\"Rain\"]' samples=3 rollout.temperature=0.7", "from a trained model"),
+            ('run=latest \'prompts=["One day","Rain"]\' samples=3 rollout.temperature=0.7', "from a trained model"),
             ("model.name_or_path=FOLDER file=prompts.txt out=responses.jsonl", "a file in, JSON lines out"),
         ],
     ),
@@ -86,7 +86,9 @@ def show_help(command: str, schema: type, topics: list[str]) -> None:
         _show_fields(console, "Options", schema, "")
         for name, section in sections.items():
             _show_fields(console, (section.__doc__ or "").splitlines()[0], section, f"{name}.")
-    console.print("Also: --cfg job shows the composed config, --config-dir adds a folder of your own, --hydra-help lists the rest.")
+    console.print(
+        "Also: --cfg job shows the composed config, --config-dir adds a folder of your own, --hydra-help lists the rest."
+    )
 
 
 def _show_group(console: Console, topic: str, sections: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import sys
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from llmrl import rewards  # noqa: F401  (importing registers them)
@@ -19,11 +18,11 @@ def main() -> int:
     try:
         if unknown := [name for name in wanted if name not in known]:
             raise UserError(f"there is no group {unknown[0]!r}{did_you_mean(unknown[0], known)}")
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for group in wanted:
-            for choice, meaning in options(group).items():
-                table.add_row(Text(f"{group}={choice}", style="cyan"), Text(meaning))
-        Console(highlight=False, soft_wrap=True).print(table)
+        console = Console(highlight=False, soft_wrap=True)
+        rows = [(f"{group}={choice}", meaning) for group in wanted for choice, meaning in options(group).items()]
+        width = max(len(choice) for choice, _ in rows)
+        for choice, meaning in rows:
+            console.print(Text(choice.ljust(width + 2), style="cyan") + Text(meaning))
     except UserError as error:
         print(f"llmrl list: {error}", file=sys.stderr)
         return 2

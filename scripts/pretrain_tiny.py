@@ -5,8 +5,8 @@
 
 `train` learns a byte-level BPE vocabulary and a GPT-2 of 7.5 million parameters from
 `scripts/data/simple-english.jsonl.gz`. Two texts in a hundred, chosen by their hash, are never trained on; the loss on them is
-what the model card reports. Matrices of the trunk are optimised by Muon (https://kellerjordan.github.io/posts/muon/), which gets
-further than AdamW per pass over a small corpus; everything else by AdamW.
+what the model card reports. Matrices of the trunk are optimised by Muon (https://kellerjordan.github.io/posts/muon/), which
+gets further than AdamW per pass over a small corpus; everything else by AdamW.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def held_out_loss(model: GPT2LMHeadModel, rows: torch.Tensor) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse the memory of activations: handing it back and faulting it in again costs a third of the time here."""
+    """Tell glibc to reuse the memory of activations: handing it back and faulting it in anew costs a third of the time."""
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, its upper limit
@@ -166,14 +166,23 @@ def train(args: argparse.Namespace) -> None:
             save(model, tokenizer, args.out)
     save(model, tokenizer, args.out)
     final = held_out_loss(model, held_out)
+    held_out_tokens = sum(map(len, encode(tokenizer, held_out_texts)))
     record = {
-        "parameters": model.num_parameters(), "texts": len(train_texts), "tokens": tokens, "passes": args.passes,
-        "steps": steps, "tokens_per_step": args.batch * args.length, "learning_rate": args.lr, "seed": args.seed, "held_out_texts": len(held_out_texts), "held_out_loss_nats_per_token": round(final, 4),
-        "held_out_bytes_per_token": round(
-            sum(len(t.encode()) for t in held_out_texts) / sum(map(len, encode(tokenizer, held_out_texts))), 3
-        ),
-        "seconds": round(time.perf_counter() - start), "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "parameters": model.num_parameters(),
+        "texts": len(train_texts),
+        "tokens": tokens,
+        "passes": args.passes,
+        "steps": steps,
+        "tokens_per_step": args.batch * args.length,
+        "learning_rate": args.lr,
+        "seed": args.seed,
+        "held_out_texts": len(held_out_texts),
+        "held_out_loss_nats_per_token": round(final, 4),
+        "held_out_bytes_per_token": round(sum(len(text.encode()) for text in held_out_texts) / held_out_tokens, 3),
+        "seconds": round(time.perf_counter() - start),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -206,7 +215,7 @@ FORMS = [
 
 @torch.no_grad()
 def sample(args: argparse.Namespace) -> None:
-    """Ask an instruction-tuned teacher for short texts: random words in ten forms, kept if they are plain, whole and not looping."""
+    """Ask an instruction-tuned teacher for short texts: random words in ten forms, kept if plain, whole and not looping."""
     rng = random.Random(args.seed)
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.teacher, padding_side="left")

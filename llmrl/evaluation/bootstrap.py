@@ -19,7 +19,7 @@ class Interval:
 
 
 def paired_interval(differences: np.ndarray, seed: int, level: float = 0.95) -> Interval:
-    """Percentile bootstrap of the mean of `differences` [prompts, responses per prompt] (Efron and Tibshirani 1993, chapter 13).
+    """Percentile bootstrap of the mean of `differences` [prompts, responses per prompt] (Efron, Tibshirani 1993, chapter 13).
 
     Prompts are resampled, as responses to one prompt resemble each other. With fewer than ten prompts that would say little;
     then responses are resampled within each prompt, and the interval speaks of those prompts alone.

@@ -106,7 +106,7 @@ def compare(
         base_name=base.name, trained_name=trained.name, samples=len(asked), prompts=len(chosen),
         base_reward=fmean(scored["base"].total), trained_reward=fmean(scored["trained"].total), difference=difference,
         verdict=verdict(difference), components=components, kl=kl, base=base_texts, trained=trained_texts,
-        pairs=[(prompt.text, *pair) for prompt, *pair in zip(asked, answers["base"], answers["trained"], strict=True)],
+        pairs=[(ask.text, b, t) for ask, b, t in zip(asked, answers["base"], answers["trained"], strict=True)],
     )  # fmt: skip
 
 

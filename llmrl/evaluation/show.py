@@ -19,7 +19,11 @@ def show_comparison(comparison: Comparison, console: Console, examples: int, hel
     for title in ("", "base", "trained", "difference (95 % interval)"):
         table.add_column(title, justify="left" if not title else "right")
     table.add_row(
-        "reward", f"{comparison.base_reward:.3f}", f"{comparison.trained_reward:.3f}", _span(comparison.difference), style="bold"
+        "reward",
+        f"{comparison.base_reward:.3f}",
+        f"{comparison.trained_reward:.3f}",
+        _span(comparison.difference),
+        style="bold",
     )
     if len(comparison.components) > 1:
         for name, interval in comparison.components.items():
@@ -28,7 +32,9 @@ def show_comparison(comparison: Comparison, console: Console, examples: int, hel
     table.add_row("responses that repeat themselves", f"{base.repeating:.0%}", f"{trained.repeating:.0%}", "")
     table.add_row("words", f"{base.words:.1f}", f"{trained.words:.1f}", "")
     table.add_row("ended by themselves", f"{base.finished:.0%}", f"{trained.finished:.0%}", "")
-    table.add_row("perplexity under base, median", f"{base.perplexity_under_base:.1f}", f"{trained.perplexity_under_base:.1f}", "")
+    table.add_row(
+        "perplexity under base, median", f"{base.perplexity_under_base:.1f}", f"{trained.perplexity_under_base:.1f}", ""
+    )
     table.add_row("KL to base, nats per response", "", f"{comparison.kl:.2f}", "")
     console.print(table)
     for prompt, before, after in comparison.pairs[:: max(1, len(comparison.pairs) // examples)][:examples] if examples else []:

@@ -26,8 +26,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from llmrl.config import Device, ModelConfig, Precision
 from llmrl.errors import UserError, one_line
@@ -185,7 +185,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         info = _within(HUB_SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS))
     except GatedRepoError:
-        raise UserError(f"model {name!r} asks for its terms to be accepted first, on its hub page; then log in with `hf auth login`") from None
+        raise UserError(
+            f"model {name!r} asks for its terms to be accepted first, on its hub page; then log in with `hf auth login`"
+        ) from None
     except RevisionNotFoundError:
         raise UserError(f"model {name!r} has no revision {revision!r}") from None
     except RepositoryNotFoundError:
@@ -266,7 +268,7 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     found: set[int] = set()
     generation = getattr(model, "generation_config", None)
     for value in (tokenizer.eos_token_id, model.config.eos_token_id, getattr(generation, "eos_token_id", None)):
-        found |= set(value) if isinstance(value, list | tuple) else {value} if isinstance(value, int) else set()
+        found |= {token for token in (value if isinstance(value, list | tuple) else [value]) if isinstance(token, int)}
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     if isinstance(end, int) and tokenizer.convert_ids_to_tokens(end) == "<|endoftext|>":
         found.add(end)

@@ -51,7 +51,9 @@ class Policy(nn.Module):
         self.model = language_model.model
         head = self.model.get_output_embeddings()
         if head is None or "logits_to_keep" not in inspect.signature(self.model.forward).parameters:
-            raise UserError(f"model {language_model.name!r} ({type(self.model).__name__}) cannot be trained: its output layer is hidden")
+            raise UserError(
+                f"model {language_model.name!r} ({type(self.model).__name__}) cannot be trained: its output layer is hidden"
+            )
         self.value_head = Head(head.weight.shape[1]).to(language_model.device)  # type: ignore[union-attr, index]
 
     def forward(self, tokens: Tensor, attention_mask: Tensor, response_length: int) -> Outputs:

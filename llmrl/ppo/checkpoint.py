@@ -36,9 +36,7 @@ def _weights(policy: Policy) -> dict[str, Tensor]:
     return found
 
 
-def save_checkpoint(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, progress: Progress, keep: int
-) -> Path:
+def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> Path:
     """Write `folder`/step-N under a temporary name, flush, rename, and drop all but the newest `keep`.
 
     Raises RunError if the disk does not take it; checkpoints written before stay as they are.
@@ -89,8 +87,10 @@ def newest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
-def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, generators: dict[str, torch.Generator]) -> Progress:
-    """Restore policy, value head, optimiser and random streams in place. Raises UserError if it is damaged or of another model."""
+def load_checkpoint(
+    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, generators: dict[str, torch.Generator]
+) -> Progress:
+    """Restore policy, value head, optimiser and random streams in place. Raises UserError if it is damaged or not ours."""
     try:
         weights = load_file(path / "policy.safetensors")
         moments = load_file(path / "optimizer.safetensors")

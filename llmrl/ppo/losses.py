@@ -41,7 +41,7 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float) -> ValueLoss:
-    """Half the larger of the squared errors of the values and of the values clipped to `clip_range` about the old; [b, t] each."""
+    """Half the larger squared error of the values and of the values clipped to `clip_range` about the old; all [b, t]."""
     clipped_values = old_values + (values - old_values).clamp(-clip_range, clip_range)
     plain = (values - returns).square()
     clipped = (clipped_values - returns).square()

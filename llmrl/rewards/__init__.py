@@ -1,11 +1,11 @@
 """Rewards: text in, numbers out. They know `Sample`, never a trainer, and load no torch.
 
-    from llmrl.rewards import Reward, Sample, reward
+from llmrl.rewards import Reward, Sample, reward
 
-    @reward("shouts")
-    def shouts(sample: Sample, *, mark: str = "!") -> float:
-        \"\"\"One for a response that ends in the mark.\"\"\"
-        return float(sample.response.rstrip().endswith(mark))
+@reward("shouts")
+def shouts(sample: Sample, *, mark: str = "!") -> float:
+    \"\"\"One for a response that ends in the mark.\"\"\"
+    return float(sample.response.rstrip().endswith(mark))
 """
 
 from llmrl.rewards import end_of_sentence, no_repeat, python  # noqa: F401  (importing registers)

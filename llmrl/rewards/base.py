@@ -101,8 +101,8 @@ def _from_function(name: str, function: Callable[..., float]) -> type[Reward]:
 def score(rewards: Mapping[str, Reward], samples: Sequence[Sample]) -> Scores:
     """Score samples by every reward and add up by weight.
 
-    Raises RunError naming the reward, and the sample where one can be found, if a reward raises or returns something that is not
-    one finite number per sample.
+    Raises RunError naming the reward, and the sample where one can be found, if a reward raises or returns something that
+    is not one finite number per sample.
     """
     components: dict[str, list[float]] = {}
     for name, each in rewards.items():
@@ -124,7 +124,9 @@ def _checked(name: str, values: Any, samples: Sequence[Sample]) -> list[float]:
     if values is None or not hasattr(values, "__len__"):
         raise RunError(f"reward {name!r} returned {values!r}; it must return a list of {len(samples)} numbers, one per sample")
     if len(values) != len(samples):
-        raise RunError(f"reward {name!r} returned {len(values)} values for {len(samples)} samples; it must return one per sample")
+        raise RunError(
+            f"reward {name!r} returned {len(values)} values for {len(samples)} samples; it must return one per sample"
+        )
     checked = []
     for value, sample in zip(values, samples, strict=True):
         try:

@@ -30,9 +30,10 @@ class EndOfSentence(Reward):
 
     The sum, clipped to [-20, 20], of: +10 if the last character that is not white space is one of `. ! ?`, else -5; -2 for each
     trailing newline, at most -20; -5 more for a dangling last character such as a comma or a quotation mark; +5 x min(words /
-    budget, 1); -3 for fewer than 3 words; -3 for more than 1.5 x budget words; -1 for each word equal to the one before it, from
-    the third in a row; -0.5 n for each time a 2-gram or 3-gram is seen beyond the second; -3 for a last word longer than 20
-    characters; -5 for each advertising phrase that occurs. Blank text is -10. Case does not matter. Words are separated by white space.
+    budget, 1); -3 for fewer than 3 words; -3 for more than 1.5 x budget words; -1 for each word equal to the one before it,
+    from the third in a row; -0.5 n for each time a 2-gram or 3-gram is seen beyond the second; -3 for a last word longer than
+    20 characters; -5 for each advertising phrase that occurs. Blank text is -10. Case does not matter. Words are what white
+    space separates.
     """
 
     scope: Scope = Scope.response  # response, or prompt_and_response

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from llmrl.errors import UserError
 from llmrl.rewards.base import Reward, Sample, reward
@@ -74,5 +75,5 @@ def repeated_share(response: Sequence[str], n: int, prompt: Sequence[str] = ()) 
 
 def stutter(words: Sequence[str], text: str) -> float:
     """Words equal to their predecessor, and runs of four or more of one character, per word; at most 1."""
-    doubled = sum(a == b for a, b in zip(words, words[1:], strict=False))
+    doubled = sum(a == b for a, b in pairwise(words))
     return min(1.0, (doubled + len(_DRAWN_OUT.findall(text))) / len(words))

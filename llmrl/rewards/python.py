@@ -61,7 +61,8 @@ def _import(where: str) -> ModuleType:
         if not path.is_file():
             raise UserError(f"reward.python.function: there is no file {where}")
         spec = importlib.util.spec_from_file_location(f"llmrl_user_{path.stem}", path)
-        assert spec is not None and spec.loader is not None  # a .py path always has both
+        if spec is None or spec.loader is None:
+            raise UserError(f"reward.python.function: {where} is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)

@@ -76,14 +76,18 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """Weights & Biases. Never asks for a login; without a key, or where the server does not answer, it logs to the run folder."""
+    """Weights & Biases. Never asks for a login; without a key, or without an answer, it logs to the run folder."""
 
     def __init__(self, config: TrackerConfig, run: RunFolder, settings: dict[str, Any]) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         self._wandb = wandb
-        wanted = "online" if config.mode is WandbMode.online or (config.mode is WandbMode.auto and key_is_configured()) else "offline"
+        wanted = (
+            "online"
+            if config.mode is WandbMode.online or (config.mode is WandbMode.auto and key_is_configured())
+            else "offline"
+        )
         mode = os.environ.get("WANDB_MODE", wanted)
         arguments: dict[str, Any] = {
             "project": config.project, "entity": config.entity, "name": config.name or run.path.name, "group": config.group,
@@ -98,7 +102,7 @@ class WandbTracker:
             self._run = wandb.init(mode=mode, settings=self._settings(config), **arguments)
         self._run.define_metric("train/global_step")
         self._run.define_metric("*", step_metric="train/global_step")
-        self._table: list[list[Any]] = []
+        self._table: list[Any] = []
         run.mark("running", wandb_id=self._run.id, wandb_mode=mode)
         if mode == "offline":
             print(f"wandb: offline, no key configured; to upload later: wandb sync {self._folder(run)}", file=sys.stderr)

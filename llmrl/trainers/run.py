@@ -119,7 +119,7 @@ def _say_goodbye(bench: Workbench, outcome: Outcome, console: Console) -> None:
 
 
 def _mark_failed(run: RunFolder, error: BaseException) -> None:
-    """run.json says why; the traceback is kept in error.txt. On a full disk neither may fit, and the error itself matters more."""
+    """run.json says why; the traceback is kept in error.txt. On a full disk neither may fit; the error itself matters more."""
     try:
         run.mark("failed", error=f"{type(error).__name__}: {error}")
         (run.path / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")

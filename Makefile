@@ -1,0 +1,50 @@
+# make train   a tiny model learns not to repeat itself, in about a minute
+# make test    every test
+# make check   ruff, pyright, import-linter
+# make bench   what speed and quality figures are made with
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+ARGS ?=
+
+.PHONY: train test check bench format clean
+
+train: $(VENV)/.core
+	$(BIN)/python -m llmrl.train experiment=quickstart $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python scripts/fetch_models.py smollm2 --quiet
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(PIP) --editable '.[bench]'
+	$(BIN)/python scripts/fetch_models.py smollm2 distilgpt2-shape
+	$(BIN)/python scripts/bench/tiny_quality.py
+	$(BIN)/python scripts/bench/learning.py quickstart
+	$(BIN)/python scripts/bench/learning.py smollm2
+
+# An installation is done once for each state of the files that say what to install.
+$(VENV)/.core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.core
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

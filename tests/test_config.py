@@ -1,0 +1,88 @@
+"""Every choice of every group composes; everything wrong is refused by name."""
+
+from dataclasses import fields
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from llmrl import rewards  # noqa: F401  (importing registers them)
+from llmrl.config import CONF_DIR, PPOConfig, RolloutConfig, TrainConfig, option_keys, read_train_config
+from llmrl.errors import UserError
+from llmrl.front_door import SCHEMAS, prepare, to_config
+from llmrl.help import field_comments, groups, options
+
+NEEDS = {"prompts=text": ["prompts.path=p"], "prompts=jsonl": ["prompts.path=p"], "prompts=sentences": ["prompts.path=p"]}
+CHOICES = [f"{group}={choice}" for group in groups() for choice in options(group)]
+
+
+def composed(command: str, *overrides: str):
+    prepare(command, SCHEMAS[command])
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return to_config(compose(command, list(overrides)), SCHEMAS[command])
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes(choice: str) -> None:
+    extra = NEEDS.get(choice, [])
+    if choice == "reward=python":
+        extra = ["reward.python.function=math:sqrt"]
+    config = composed("train", choice, *extra)
+    assert isinstance(config, TrainConfig)
+    group, _, name = choice.partition("=")
+    if group == "reward":
+        assert list(config.reward) == [name]
+
+
+def test_there_are_choices_to_test() -> None:
+    assert {"model=tiny", "reward=no_repeat", "trainer=ppo", "retriever=none", "tracker=wandb"} <= set(CHOICES)
+
+
+def test_yaml_values_equal_the_schema_defaults() -> None:
+    """Two places for one default would drift apart."""
+    config = composed("train")
+    assert config.ppo == PPOConfig()
+    assert config.rollout == RolloutConfig()
+
+
+def test_rewards_add_up_in_a_list() -> None:
+    config = composed("train", "reward=[no_repeat,end_of_sentence]", "reward.no_repeat.weight=0.5")
+    assert list(config.reward) == ["no_repeat", "end_of_sentence"]
+    assert config.reward["no_repeat"].weight == 0.5
+    assert callable(config.reward["end_of_sentence"])
+
+
+def test_a_saved_config_reads_back(tmp_path) -> None:
+    config = composed("train", "reward=[no_repeat,end_of_sentence]", "ppo.lr=3e-5", "tracker=none")
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    assert read_train_config(path) == config
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), *[item.type for item in fields(TrainConfig) if hasattr(item.type, "__mro__")]])
+def test_every_field_says_what_it_means(schema: type) -> None:
+    if not hasattr(schema, "__dataclass_fields__"):
+        return
+    nested = {key.split(".")[0] for key in option_keys(schema) if "." in key}
+    silent = {item.name for item in fields(schema)} - set(field_comments(schema)) - nested
+    assert not silent, f"{schema.__name__}: {sorted(silent)} have no comment behind them"
+
+
+@given(st.floats(max_value=0, allow_nan=False) | st.just(float("nan")) | st.just(float("inf")))
+def test_a_learning_rate_is_above_zero_and_finite(lr: float) -> None:
+    with pytest.raises(UserError, match=r"ppo\.lr="):
+        PPOConfig(lr=lr)
+
+
+@given(batch=st.integers(1, 64), minibatch=st.integers(1, 64))
+def test_a_minibatch_divides_the_batch(batch: int, minibatch: int) -> None:
+    if batch % minibatch == 0:
+        assert PPOConfig(batch_size=batch, minibatch_size=minibatch).minibatch_size == minibatch
+    else:
+        with pytest.raises(UserError, match="does not divide") as refusal:
+            PPOConfig(batch_size=batch, minibatch_size=minibatch)
+        suggested = int(str(refusal.value).rpartition("=")[2])
+        assert batch % suggested == 0
+        assert suggested <= minibatch
