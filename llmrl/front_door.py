@@ -64,6 +64,9 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
             raise
         print(f"llmrl {command}: {message}", file=sys.stderr)
         return REFUSED
+    finally:
+        if not traceback_wanted:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def to_config(raw: DictConfig, schema: type[Config]) -> Config:
@@ -71,21 +74,21 @@ def to_config(raw: DictConfig, schema: type[Config]) -> Config:
     missing = sorted(OmegaConf.missing_keys(raw))
     if missing:
         raise UserError(f"{missing[0]} has no value: set it with {missing[0]}=...")
-    _refuse_unknown(raw, schema, "")
+    _refuse_unknown(raw, schema, schema, "")
     config = OmegaConf.to_object(raw)
     if not isinstance(config, schema):
         raise TypeError(f"the composed config is a {type(config).__name__}, not a {schema.__name__}")
     return config
 
 
-def _refuse_unknown(raw: DictConfig, schema: type, prefix: str) -> None:
+def _refuse_unknown(raw: DictConfig, section: type, schema: type, prefix: str) -> None:
     """Keys that were forced in with `+` would otherwise be carried along and mean nothing."""
     for key in raw:
-        kind = {item.name: item.type for item in fields(schema)}.get(str(key))
+        kind = {item.name: item.type for item in fields(section)}.get(str(key))
         if kind is None:
             raise UserError(_unknown_key(f"{prefix}{key}", schema, ""))
         if isinstance(kind, type) and is_dataclass(kind):
-            _refuse_unknown(raw[key], kind, f"{prefix}{key}.")
+            _refuse_unknown(raw[key], kind, schema, f"{prefix}{key}.")
 
 
 def prepare(command: str, schema: type) -> None:

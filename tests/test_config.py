@@ -61,7 +61,9 @@ def test_a_saved_config_reads_back(tmp_path) -> None:
     assert read_train_config(path) == config
 
 
-@pytest.mark.parametrize("schema", [*SCHEMAS.values(), *[item.type for item in fields(TrainConfig) if hasattr(item.type, "__mro__")]])
+@pytest.mark.parametrize(
+    "schema", [*SCHEMAS.values(), *[item.type for item in fields(TrainConfig) if hasattr(item.type, "__mro__")]]
+)
 def test_every_field_says_what_it_means(schema: type) -> None:
     if not hasattr(schema, "__dataclass_fields__"):
         return

@@ -1,0 +1,146 @@
+"""Bad input: one clear line, exit status 2, no traceback, no run folder left behind."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmrl import compare, generate, train
+from llmrl import list as list_command
+from tests.conftest import Command, refused
+
+FRONT_DOORS = {"train": train.main, "generate": generate.main, "compare": compare.main, "list": list_command.main}
+
+
+@pytest.fixture
+def typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str]]:
+    """(exit status, stderr) of a command typed in an empty folder; in this process, as nothing gets as far as a model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def run(name: str, *words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [f"llmrl.{name}", *words])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        status = FRONT_DOORS[name]()
+        return status, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("reward=no_repaet", "reward=no_repaet is not a choice; did you mean 'no_repeat'?"),
+        ("model=distilgpt", "did you mean 'distilgpt2'?"),
+        ("ppo=fast", "ppo=fast is not a choice. Known: default"),
+        ("trainer=ppoo", "did you mean 'ppo'?"),
+        ("retriever=dense", "retriever=dense is not a choice. Known: none"),
+        ("trainer.name=dpo", "there is no trainer 'dpo'; did you mean 'ppo'?"),
+        ("ppo.lrr=1", "ppo.lrr is not an option; did you mean 'ppo.lr'?"),
+        ("rewards=no_repeat", "rewards is not an option; did you mean 'reward'?"),
+        ("+ppo.lrr=1", "ppo.lrr is not an option; did you mean 'ppo.lr'?"),
+        ("+anything=1", "anything is not an option"),
+        ("ppo.max_new_tokens=3", "did you mean 'rollout.max_new_tokens'?"),
+        ("reward.no_repeat.strenth=2", "did you mean 'reward.no_repeat.strength'?"),
+        ("reward.end_of_sentence.weight=2", "of a reward that is not chosen: add reward=end_of_sentence"),
+        ("ppo.lr=abc", "ppo.lr=abc has the wrong type: it must be a number"),
+        ("ppo.epochs=1.5", "ppo.epochs=1.5 has the wrong type: it must be a whole number"),
+        ("ppo.whiten_advantages=maybe", "it must be true or false"),
+        ("model.precision=fp16", "model.precision=fp16 is not a choice. Known: auto, fp32, bf16"),
+        ("ppo.lr=-1", "ppo.lr=-1.0 is out of range: it must be above 0"),
+        ("ppo.clip_range=nan", "ppo.clip_range=nan is out of range"),
+        ("ppo.gamma=1.1", "ppo.gamma=1.1 is out of range: it must be between 0 and 1"),
+        ("ppo.minibatch_size=5", "does not divide ppo.batch_size=32; try ppo.minibatch_size=4"),
+        ("rollout.max_new_tokens=0", "rollout.max_new_tokens=0 is out of range: it must be at least 1"),
+        ("rollout.temperature=0", "it must be above 0"),
+        ("rollout.top_p=0", "it must be above 0 and at most 1"),
+        ("trainer.steps=0", "trainer.steps=0 is out of range"),
+        ("evaluation.samples=10", "it must be at least 64"),
+        ("seed=-1", "seed=-1 is out of range"),
+        ("reward=[]", "no reward: choose at least one"),
+        ("reward.no_repeat.weight=0", "every reward has weight 0"),
+        ("reward=python", "reward.python.function has no value: set it with"),
+        ("reward=python reward.python.function=missing.py:f", "there is no file missing.py"),
+        ("reward=python reward.python.function=nothing", "must be FILE.py:NAME or package.module:NAME"),
+        ("reward=python reward.python.function=math:sqr", "math has no function 'sqr'"),
+        ("prompts=text", "prompts=text needs a file: prompts.path=FILE"),
+        ("prompts.path=x.txt", "the packaged openings take none"),
+        ("foo", "missing EQUAL"),
+        ("ppo.lr=1e-5,2e-5", "To sweep over it, add --multirun"),
+        ("--config-dir nowhere", "nowhere' not found"),
+        ("resume=nowhere", "nowhere is no run folder"),
+        ("hydra.run.dir=/dev/null/run", "Not a directory: /dev/null/run"),
+    ],
+)  # fmt: skip
+def test_train(typed: Callable, tmp_path: Path, words: str, said: str) -> None:
+    status, stderr = typed("train", *words.split())
+    assert status == 2
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("llmrl train: ")
+    assert said in stderr
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("generate", [], "give exactly one of prompt=, prompts=[...] or file="),
+        ("generate", ["prompt=hello", "file=x"], "give exactly one of"),
+        ("generate", ["prompt='  '"], "a prompt is empty"),
+        ("generate", ["file=missing.txt"], "there is no such file"),
+        ("generate", ["prompt=hello", "rollout.max_new_tokens=0"], "it must be at least 1"),
+        ("generate", ["prompt=hello", "temperature=2"], "did you mean 'rollout.temperature'?"),
+        ("generate", ["prompt=hello", "run=nowhere"], "nowhere is no run folder"),
+        ("generate", ["prompt=hello", "out=/dev/null/x"], "can't be written"),
+        ("compare", [], "run has no value: set it with run=..."),
+        ("compare", ["run=latest"], "there is no run under outputs/ yet"),
+        ("list", ["modl"], "there is no group 'modl'; did you mean 'model'?"),
+    ],
+)
+def test_the_other_commands(typed: Callable, command: str, words: list[str], said: str) -> None:
+    status, stderr = typed(command, *words)
+    assert status == 2
+    assert said in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_python_file_that_does_not_import_is_refused(typed: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import nothing_of_that_name\n", encoding="utf-8")
+    status, stderr = typed("train", "reward=python", "reward.python.function=mine.py:f")
+    assert status == 2
+    assert "mine.py could not be imported: ModuleNotFoundError: No module named 'nothing_of_that_name'" in stderr
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(typed: Callable, tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file is in the way\n", encoding="utf-8")
+    status, stderr = typed("train")
+    assert status == 2
+    assert "outputs" in stderr
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "said"),
+    [
+        ("", ["prompts=text", "prompts.path=p.txt"], "holds no prompts"),
+        (
+            "word " * 600 + "\nshort\n",
+            ["prompts=text", "prompts.path=p.txt"],
+            "more than the 512 model 'packaged:tiny' can hold",
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_used(command: Command, tmp_path: Path, content: str, words: list[str], said: str) -> None:
+    (tmp_path / "p.txt").write_text(content, encoding="utf-8")
+    line = refused(command("train", *words, "tracker=none", "hydra.run.dir=run"))
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_does_not_exist(command: Command, tmp_path: Path) -> None:
+    line = refused(command("train", "model=./no/such/folder", "tracker=none", "hydra.run.dir=run"))
+    assert "model.name_or_path=./no/such/folder: there is no such folder" in line
+    assert not (tmp_path / "run").exists()
