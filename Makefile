@@ -15,7 +15,7 @@ train: $(VENV)/.core
 	$(BIN)/python -m llmrl.train experiment=quickstart $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python scripts/fetch_models.py smollm2 --quiet
+	$(BIN)/python scripts/fetch_models.py smollm2 distilgpt2-shape --quiet
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -203,7 +202,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise UserError(f"model {name!r} has no .safetensors weights on the hub; pickled weights are not read")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except (OSError, EntryNotFoundError) as error:
+    except Exception as error:  # the network again
         raise UserError(f"model {name!r} could not be downloaded: {one_line(error)[:200]}") from error
 
 

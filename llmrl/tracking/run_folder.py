@@ -61,7 +61,7 @@ class RunFolder:
             if (self.path / "run.json").exists():
                 raise UserError(f"{self.path} holds a run already; choose another hydra.run.dir, or resume={self.path}")
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-            self.mark("running", started=_now(), **facts, versions=_versions(), commit=_commit(), machine=_machine())
+            self.mark("running", started=_now(), **facts, versions=_versions(), commit=_commit(), machine=machine())
         except OSError as error:
             raise UserError(f"the run folder {self.path} can't be written to: {error.strerror or error}") from error
 
@@ -140,5 +140,6 @@ def _commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """The system and how many processors it has."""
     return {"system": platform.platform(), "processors": os.cpu_count()}

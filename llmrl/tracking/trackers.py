@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmrl.config import TrackerConfig, TrackerKind, WandbMode
-from llmrl.errors import one_line
+from llmrl.errors import UserError, one_line
 from llmrl.tracking.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,10 @@ class TensorBoardTracker:
     """Event files in the run folder's tensorboard/."""
 
     def __init__(self, run: RunFolder) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("tracker=tensorboard needs the package: pip install 'llmrl[tensorboard]'") from None
 
         self._writer = SummaryWriter(str(run.path / "tensorboard"))
 
@@ -105,7 +108,8 @@ class WandbTracker:
         self._table: list[Any] = []
         run.mark("running", wandb_id=self._run.id, wandb_mode=mode)
         if mode == "offline":
-            print(f"wandb: offline, no key configured; to upload later: wandb sync {self._folder(run)}", file=sys.stderr)
+            reason = "as asked" if key_is_configured() else "no key configured"
+            print(f"wandb: offline, {reason}; to upload later: wandb sync {self._folder(run)}", file=sys.stderr)
         elif self._run.url:
             print(f"wandb: {self._run.url}", file=sys.stderr)
 

@@ -50,10 +50,25 @@ def train(config: TrainConfig) -> int:
         f"{config.ppo.batch_size} responses, {run.record['precision']} on {run.record['device']}, in {_relative(run.path)}",
         markup=False,
     )
-    settings = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    tracker = make_tracker(config.tracker, run, settings)  # type: ignore[arg-type]
+    if config.rollout.top_k or config.rollout.top_p < 1:
+        console.print(
+            "warning: sampling is cut by top-k or top-p, but log-probabilities are those of the full distribution: the KL can "
+            "fall below zero, and the ratio no longer measures what was sampled; rollout.top_k=0 and rollout.top_p=1 avoid that",
+            style="yellow",
+        )
+    tracker = _start_tracker(config, run)
     bench = Workbench(config, run, tracker, language_model, language_model.frozen_copy(), config.reward, prompts)
     return _carried_through(bench, console)
+
+
+def _start_tracker(config: TrainConfig, run: RunFolder) -> Tracker:
+    """The tracker, or a run that is marked failed."""
+    settings = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    try:
+        return make_tracker(config.tracker, run, settings)  # type: ignore[arg-type]
+    except BaseException as error:
+        _mark_failed(run, error)
+        raise
 
 
 def _carried_through(bench: Workbench, console: Console) -> int:

@@ -23,12 +23,15 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
+TWO_REWARDS = ("reward=[no_repeat,end_of_sentence]", "reward.end_of_sentence.weight=0.1")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run in it: two rewards, two steps."""
     folder = tmp_path_factory.mktemp("finished")
     done = subprocess.run(
-        [sys.executable, "-m", "llmrl.train", *SMALL_RUN, "reward=[no_repeat,end_of_sentence]", "reward.end_of_sentence.weight=0.1"],
+        [sys.executable, "-m", "llmrl.train", *SMALL_RUN, *TWO_REWARDS],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -62,7 +62,7 @@ def test_a_model_without_safetensors_is_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     torch.save({}, folder / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(UserError, match="no .safetensors weights; pickled weights are not read"):
+    with pytest.raises(UserError, match=r"no \.safetensors weights; pickled weights are not read"):
         load(ModelConfig(name_or_path=str(folder)))
 
 

@@ -33,7 +33,7 @@ def test_the_formula_by_hand() -> None:
         "It is so. It is so. It is so. It is so. It is so. It is so.",
         "it was a day, it was a night, it was a day, it was a night, it was a day, it was a night",
         "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22", "1. 2. 3. 4,000 5.5 6", "@ # $ % ^ & * ( ) ~ + = { } [ ]",
-        "soooooooooooo goooooooood yeeeeeeeees niiiiiice", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "😀 😁 😂 🤣 😃 😄 😅 😆",
+        "soooooooooooo goooooooood yeeeeeeeees niiiiiice", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "😀 😁 😂 🤣 😃 😄 😅 😆",
     ],
 )  # fmt: skip
 def test_cheats_get_less_than_nothing(cheat: str) -> None:
@@ -73,5 +73,5 @@ def test_words_are_folded() -> None:
 
 @pytest.mark.parametrize("options", [{"strength": 0.0}, {"fill": 0.0}, {"fill": 1.5}, {"weight": float("nan")}])
 def test_parameters_out_of_range_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="strength|fill|weight"):
+    with pytest.raises(UserError, match=r"strength|fill|weight"):
         NoRepeat(**options)  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""CONTRIBUTING's instructions, followed to the letter: its code in a package with entry points, used from the command line."""
+
+import os
+import re
+from pathlib import Path
+
+from tests.conftest import ROOT, SMALL_RUN, Command
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_instructions_work_for_a_package_of_ones_own(command: Command, tmp_path: Path) -> None:
+    reward, trainer = blocks()
+    assert all(len(block.strip().splitlines()) < 20 for block in (reward, trainer))
+    site = tmp_path / "site"
+    (site / "mine-1.0.dist-info").mkdir(parents=True)
+    (site / "mine_reward.py").write_text(reward, encoding="utf-8")
+    (site / "mine_trainer.py").write_text(trainer, encoding="utf-8")
+    (site / "mine-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n", encoding="utf-8")
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text(
+        "[llmrl.rewards]\nexclaims = mine_reward\n\n[llmrl.trainers]\nidle = mine_trainer\n", encoding="utf-8"
+    )
+    env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
+    listed = command("list", "reward", env=env)
+    assert "reward=exclaims" in listed.stdout
+    assert "Rewards a response that ends in an exclamation mark" in listed.stdout
+    done = command("train", *SMALL_RUN, "reward=exclaims", "reward.exclaims.bonus=2", "evaluation.enabled=false", env=env)
+    assert done.returncode == 0, done.stderr
+    assert '"rewards/exclaims/mean"' in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
+    idle = command("train", "experiment=debug", "hydra.run.dir=idle", "trainer.name=idle", env=env)
+    assert idle.returncode == 0, idle.stderr
+    assert "Verdict: no evidence" in idle.stdout
