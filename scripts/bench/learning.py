@@ -56,33 +56,55 @@ def run(experiment: str, seed: int, folder: Path, extra: list[str]) -> dict:
     }
 
 
+HEADER = """
+| seed | responses | base | trained | difference | verdict | KL | repeating | words | perplexity | seconds |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def row(each: dict) -> str:
+    """One run as a line of the table."""
+    base, trained, gain = each["base"], each["trained"], each["difference"]
+    cells = [
+        each["seed"],
+        each["responses"],
+        f"{each['base_reward']:.3f}",
+        f"{each['trained_reward']:.3f}",
+        f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})",
+        each["verdict"],
+        f"{each['kl']:.2f}",
+        f"{base['repeating']:.0%} / {trained['repeating']:.0%}",
+        f"{base['words']:.1f} / {trained['words']:.1f}",
+        f"{base['perplexity_under_base']:.1f} / {trained['perplexity_under_base']:.1f}",
+        f"{each['wall_seconds']:.0f}",
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def flat(text: str) -> str:
+    return text.strip().replace("\n", " / ")
+
+
 def render(title: str, runs: list[dict], name: str, recipe: str) -> str:
-    rows = "\n".join(
-        f"| {r['seed']} | {r['responses']} | {r['base_reward']:.3f} | {r['trained_reward']:.3f} | {r['difference']['mean']:+.3f} "
-        f"({r['difference']['low']:+.3f} to {r['difference']['high']:+.3f}) | {r['verdict']} | {r['kl']:.2f} | "
-        f"{r['base']['repeating']:.0%} / {r['trained']['repeating']:.0%} | {r['base']['words']:.1f} / {r['trained']['words']:.1f} | "
-        f"{r['base']['perplexity_under_base']:.1f} / {r['trained']['perplexity_under_base']:.1f} | {r['wall_seconds']:.0f} |"
-        for r in runs
-    )
     first = runs[0]
     examples = "\n".join(
-        f"- **{prompt}**\n  - base ({b['reward']:+.2f}): {b['response'].strip().replace(chr(10), ' / ')}\n"
-        f"  - trained ({t['reward']:+.2f}): {t['response'].strip().replace(chr(10), ' / ')}"
-        for prompt, b, t in first["examples"]
+        f"- **{prompt}**\n  - base ({base['reward']:+.2f}): {flat(base['response'])}\n"
+        f"  - trained ({trained['reward']:+.2f}): {flat(trained['response'])}"
+        for prompt, base, trained in first["examples"]
     )
     evals = "\n".join(
-        f"- seed {r['seed']}: " + ", ".join(f"step {step}: {value:.2f}" for step, value in r["held_out"])
-        for r in runs
-        if r["held_out"]
+        f"- seed {each['seed']}: " + ", ".join(f"step {step}: {value:.2f}" for step, value in each["held_out"])
+        for each in runs
+        if each["held_out"]
     )
     return (
         f"# {title}\n\nMade by `python scripts/bench/learning.py {recipe}`; each row is `{first['command']}` with its seed.\n"
         f"{machine()['processors']} processors, {first['threads']} threads, products in {first['precision']}, "
         f"torch {first['versions']['torch']}, transformers {first['versions']['transformers']}.\n\n"
-        f"Held-out prompts, {first['samples']} responses of each model, 95 % bootstrap interval over prompts. KL in nats per response. "
-        "Before / after: share of responses that repeat three words in a row or stutter; words; median perplexity under the base.\n\n"
-        "| seed | responses learned from | base | trained | difference | verdict | KL | repeating | words | perplexity | seconds, all |\n"
-        f"| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n{rows}\n\n"
+        f"{first['samples']} responses of each model to held-out prompts, 95 % bootstrap interval over prompts; KL to the base in "
+        "nats per response. Before / after: share of responses that say three words in a row again or stutter; words; median "
+        "perplexity under the base. Seconds are the whole command's.\n"
+        f"{HEADER}{chr(10).join(map(row, runs))}\n\n"
         + (f"Held-out reward while training (32 prompts):\n\n{evals}\n\n" if evals else "")
         + f"![learning curve]({name}.png)\n\nFour pairs of seed {first['seed']}, evenly spaced, none picked:\n\n{examples}\n"
     )

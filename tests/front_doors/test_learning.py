@@ -31,7 +31,8 @@ def generated_without_llmrl(folder: Path) -> str:
         "import sys\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"model = AutoModelForCausalLM.from_pretrained({str(folder)!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})\n"
-        "out = model.generate(**tokenizer('The capital of France is', return_tensors='pt'), max_new_tokens=3, do_sample=False)\n"
+        "batch = tokenizer('The capital of France is', return_tensors='pt')\n"
+        "out = model.generate(**batch, max_new_tokens=3, do_sample=False)\n"
         "assert 'llmrl' not in sys.modules\nprint(tokenizer.decode(out[0]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
