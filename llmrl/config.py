@@ -110,7 +110,7 @@ class RolloutConfig:
 class PPOConfig:
     """Proximal policy optimisation. A response is an episode; a batch of them is sampled, learned from, and dropped."""
 
-    lr: float = 1e-5  # learning rate of the policy at its start; falls linearly to 0 over the run
+    lr: float = 2e-5  # learning rate of the policy at its start; falls linearly to 0 over the run
     value_lr: float = 1e-3  # learning rate of the value head, which starts from zero and has to catch up
     batch_size: int = 32  # responses sampled per step
     minibatch_size: int = 16  # responses per optimiser step; divides batch_size

@@ -52,7 +52,7 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
 
     try:
         prepare(command, schema)
-        sys.argv[1:] = [_model_by_path(word) for word in sys.argv[1:]]
+        sys.argv[1:] = [_as_meant(word) for word in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)(task)()
         return max(statuses, default=0)
     except KeyboardInterrupt:
@@ -105,9 +105,15 @@ def _job_name(overrides: str) -> str:
     return re.sub(r"[^\w.=,+-]+", "-", str(overrides))[:100] or "job"
 
 
-def _model_by_path(word: str) -> str:
-    """`model=some/folder` means that folder: a choice of the group never holds a path separator or ends in .gguf."""
+def _as_meant(word: str) -> str:
+    """Two words that Hydra would refuse, though what is meant is plain.
+
+    `model=some/folder` means that folder: a choice of the group never holds a path separator or ends in .gguf. And parameters of
+    a person's own function have no schema, so Hydra wants their first mention marked.
+    """
     key, _, value = word.partition("=")
+    if key.startswith("reward.python.parameters."):
+        return f"++{word}"
     if key == "model" and value and ("," not in value) and (value.endswith(".gguf") or os.sep in value or Path(value).is_dir()):
         return word if value in options("model") else f"model.name_or_path={value}"
     return word

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -67,7 +68,7 @@ def _first_comment(path: Path) -> str:
 
 def show_help(command: str, schema: type, topics: list[str]) -> None:
     """Print what the command does, its groups and its options; with a topic, that group's options only."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 128)
     about, examples = ABOUT[command]
     console.print(Text(about, style="bold"))
     console.print(Text(f"\nUsage: python -m llmrl.{command} [group=choice ...] [key=value ...]\n"))

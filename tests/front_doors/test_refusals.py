@@ -144,3 +144,13 @@ def test_a_model_that_does_not_exist(command: Command, tmp_path: Path) -> None:
     line = refused(command("train", "model=./no/such/folder", "tracker=none", "hydra.run.dir=run"))
     assert "model.name_or_path=./no/such/folder: there is no such folder" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_meant_is_understood(tmp_path: Path, command: Command) -> None:
+    """A folder as the model, and a parameter of one's own reward, as one would type them."""
+    (tmp_path / "mine.py").write_text("def f(sample, longest=12):\n    return longest\n", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    words = ["model=folder", "reward=python", "reward.python.function=mine.py:f", "reward.python.parameters.longest=10"]
+    shown = command("train", *words, "--cfg", "job").stdout
+    assert "name_or_path: folder" in shown
+    assert "longest: 10" in shown
