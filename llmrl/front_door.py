@@ -108,8 +108,8 @@ def _job_name(overrides: str) -> str:
 def _as_meant(word: str) -> str:
     """Two words that Hydra would refuse, though what is meant is plain.
 
-    `model=some/folder` means that folder: a choice of the group never holds a path separator or ends in .gguf. And parameters of
-    a person's own function have no schema, so Hydra wants their first mention marked.
+    `model=some/folder` means that folder: a choice of the group holds no path separator and no .gguf. And parameters of a
+    person's own function have no schema, so Hydra wants their first mention marked.
     """
     key, _, value = word.partition("=")
     if key.startswith("reward.python.parameters."):

@@ -31,7 +31,7 @@ class NoRepeat(Reward):
     folded away; counting upwards is one word; echoing the prompt is a repetition.
     """
 
-    strength: float = 2.0  # how steeply repetition is punished, above 0
+    strength: float = 3.0  # how steeply repetition is punished, above 0
     fill: float = 0.4  # distinct words wanted per new token allowed, in (0, 1]
     prompt_counts: bool = True  # an n-gram of the prompt said again is repeated, too
 

@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> int:
     )
     if config.rollout.top_k or config.rollout.top_p < 1:
         console.print(
-            "warning: sampling is cut by top-k or top-p, but log-probabilities are those of the full distribution, so the KL can "
+            "warning: sampling is cut by top-k or top-p, but log-probabilities are those of the full distribution: the KL can "
             "fall below zero and the ratio no longer measures what was sampled; rollout.top_k=0 rollout.top_p=1 avoid that",
             style="yellow",
         )

@@ -21,7 +21,7 @@ def test_fresh_text_that_fills_its_budget_gets_the_most() -> None:
 
 def test_the_formula_by_hand() -> None:
     # words a b c a b d: 2-grams ab bc ca ab bd, one of five repeated; no 3- or 4-gram is; 4 distinct words of 0.4 x 10 wanted
-    expected = 2 * 1.0 * (1 - 2 * (2 * (1 / 5) / 9)) - 1
+    expected = 2 * 1.0 * (1 - 3 * (2 * (1 / 5) / 9)) - 1
     assert judge("a b c a b d", prompt="", budget=10) == pytest.approx(expected)
 
 
