@@ -37,7 +37,7 @@ class PPOTrainer:
         if self.config.resume:
             checkpoint = newest_checkpoint(workbench.run.checkpoints)
             self.progress = load_checkpoint(checkpoint, self.policy, self.optimizer, generators)
-            workbench.run.cut_after(self.progress.step)
+            workbench.run.cut_after(self.progress.step or -1)  # a run at its very beginning evaluates anew
 
     def train(self) -> Outcome:
         """Train to the last step, or to the step in which a stop was asked for. Raises RunError, the run's state saved."""

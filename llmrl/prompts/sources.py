@@ -29,8 +29,8 @@ class Prompt:
 class PromptSplit:
     """Prompts to train on, and prompts that are never trained on; neither is empty."""
 
-    train: list[Prompt]
-    held_out: list[Prompt]
+    train: list[Prompt]  # in the order of their source
+    held_out: list[Prompt]  # in the order of their hash, so that the first few are a fair sample of all
 
 
 def load_prompts(config: PromptsConfig) -> PromptSplit:
@@ -64,7 +64,7 @@ def split(prompts: list[Prompt], held_out_share: float, where: str) -> PromptSpl
     chosen = {prompt.text for prompt in ordered[: min(max(count, 1), len(ordered) - 1)]}
     return PromptSplit(
         train=[prompt for prompt in prompts if prompt.text not in chosen],
-        held_out=[prompt for prompt in prompts if prompt.text in chosen],
+        held_out=[prompt for prompt in ordered if prompt.text in chosen],
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from llmrl.errors import UserError
+from llmrl.errors import RunError, UserError
 
 PACKAGES = ("llmrl", "torch", "transformers", "hydra-core", "omegaconf", "wandb")
 OUTPUTS = Path("outputs")
@@ -103,18 +103,25 @@ def find_run(name: str) -> RunFolder:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old or the new, never half."""
+    """Write a file so that a reader finds the old or the new, never half. Raises RunError if the disk does not take it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def append_json(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    """Add one line of JSON to a file. Raises RunError if the disk does not take it."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def _now() -> str:

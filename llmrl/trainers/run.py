@@ -138,7 +138,7 @@ def _mark_failed(run: RunFolder, error: BaseException) -> None:
     try:
         run.mark("failed", error=f"{type(error).__name__}: {error}")
         (run.path / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    except OSError as second:
+    except (OSError, RunError) as second:
         print(f"llmrl: run.json could not be updated either: {second}", file=sys.stderr)
 
 
