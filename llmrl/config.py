@@ -42,6 +42,11 @@ def between(key: str, value: float, low: float, high: float) -> None:
         raise refuse(key, value, f"it must be between {low} and {high}")
 
 
+def absolute_if_there(path: str) -> str:
+    """A path that exists, made absolute, so that a run's config means the same from every folder; anything else as it is."""
+    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+
+
 class Precision(Enum):
     """Number format of matrix products; weights, optimiser state and statistics are fp32 always."""
 
@@ -87,6 +92,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.name_or_path.strip():
             raise UserError("model.name_or_path is empty: give a hub name, a folder, a .gguf file or a run folder")
+        self.name_or_path = absolute_if_there(self.name_or_path)
 
 
 @dataclass
@@ -188,6 +194,7 @@ class EvaluationConfig:
         at_least("evaluation.samples", self.samples, 64)
         at_least("evaluation.batch_size", self.batch_size, 1)
         at_least("evaluation.examples", self.examples, 0)
+        between("evaluation.seed", self.seed, 0, 2**32 - 1)
 
 
 @dataclass
@@ -212,6 +219,8 @@ class PromptsConfig:
             )
         if self.source is not PromptSource.openings and not self.path:
             raise UserError(f"prompts={self.source.value} needs a file: prompts.path=FILE")
+        if self.path:
+            self.path = absolute_if_there(self.path)
 
 
 @dataclass
@@ -259,6 +268,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         between("seed", self.seed, 0, 2**32 - 1)
+        if self.resume is not None and not self.resume.strip():
+            raise UserError("resume= is empty: name the run folder to go on with")
         if not self.reward:
             raise UserError(
                 "no reward: choose at least one, for example reward=no_repeat or reward=[no_repeat,end_of_sentence]"

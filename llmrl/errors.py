@@ -1,5 +1,8 @@
 """The errors that a person can mend. Everything else is a bug of ours and keeps its traceback."""
 
+REFUSED, INTERRUPTED = 2, 130
+"""Exit statuses: what the person who typed the command can mend; Ctrl-C."""
+
 
 class UserError(Exception):
     """Shown as one line, exit status 2: what was wrong, the value, what is allowed, what to do next."""

@@ -17,14 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llmrl.config import CONF_DIR, CompareConfig, GenerateConfig, TrainConfig, option_keys
-from llmrl.errors import UserError, one_line
-from llmrl.help import options, show_help
-from llmrl.registry import REWARDS, did_you_mean
+from llmrl.errors import INTERRUPTED, REFUSED, UserError, one_line
+from llmrl.help import groups, options, show_help
+from llmrl.registry import RETRIEVERS, REWARDS, TRAINERS, did_you_mean
 
 Config = TypeVar("Config")
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "generate": GenerateConfig, "compare": CompareConfig}
-REFUSED, INTERRUPTED = 2, 130
 
 
 def run(command: str, schema: type[Config], work: Callable[[Config], int | None]) -> int:
@@ -43,12 +42,15 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
         """One job. What its author can mend is said at once, in one line, and the jobs after it go on."""
         try:
             statuses.append(work(to_config(raw, schema)) or 0)
-        except UserError as error:
+        except (UserError, OmegaConfBaseException) as error:
             if traceback_wanted:
                 raise
-            _drop_empty_folder()
-            print(f"llmrl {command}: {one_line(error)}", file=sys.stderr)
+            print(f"llmrl {command}: {explain(error, schema)}", file=sys.stderr)
             statuses.append(REFUSED)
+        finally:
+            _drop_empty_folder()
+        if statuses[-1] == INTERRUPTED:
+            raise KeyboardInterrupt  # the person wants the sweep to stop, not this job alone
 
     try:
         prepare(command, schema)
@@ -82,19 +84,32 @@ def to_config(raw: DictConfig, schema: type[Config]) -> Config:
 
 
 def _refuse_unknown(raw: DictConfig, section: type, schema: type, prefix: str) -> None:
-    """Keys that were forced in with `+` would otherwise be carried along and mean nothing."""
-    for key in raw:
-        kind = {item.name: item.type for item in fields(section)}.get(str(key))
-        if kind is None:
-            raise UserError(_unknown_key(f"{prefix}{key}", schema, ""))
-        if isinstance(kind, type) and is_dataclass(kind):
-            _refuse_unknown(raw[key], kind, schema, f"{prefix}{key}.")
+    """Keys that were forced in with `+` would otherwise be carried along and mean nothing; a group set to null, likewise."""
+    kinds = {item.name: item.type for item in fields(section)}
+    for key in map(str, raw):
+        full = f"{prefix}{key}"
+        if key not in kinds:
+            raise UserError(_unknown_key(full, schema, ""))
+        kind = kinds[key]
+        if full == "reward" and isinstance(raw.reward, DictConfig):
+            for name in map(str, raw.reward):
+                REWARDS.check(name)
+                _refuse_unknown(raw.reward[name], REWARDS.get(name), schema, f"reward.{name}.")  # type: ignore[arg-type]
+        elif full == "reward" or (isinstance(kind, type) and is_dataclass(kind)):
+            if not isinstance(raw._get_node(key), DictConfig) or OmegaConf.is_missing(raw, key) or raw[key] is None:
+                raise UserError(f"{full} can't be null{did_you_mean('', list(options(full)))}")
+            _refuse_unknown(raw[key], kind, schema, f"{full}.")  # type: ignore[arg-type]
 
 
 def prepare(command: str, schema: type) -> None:
     """Make schemas, plug-ins and resolvers known to Hydra, before a config is composed."""
     REWARDS.load_plugins()
-    ConfigStore.instance().store(name=f"{command}_schema", node=schema, provider="llmrl")
+    store = ConfigStore.instance().store
+    store(name=f"{command}_schema", node=schema, provider="llmrl")
+    for registry in (TRAINERS, RETRIEVERS):  # one that a plug-in brought has no file, and can be chosen all the same
+        for name in registry.summaries():
+            if not (CONF_DIR / registry.kind / f"{name}.yaml").is_file():
+                store(group=registry.kind, name=name, node={"name": name}, provider="llmrl")
     short_id = uuid.uuid4().hex[:4]  # two runs may start within one second
     OmegaConf.register_new_resolver("llmrl.short_id", lambda: short_id, replace=True)
     OmegaConf.register_new_resolver("llmrl.job_name", _job_name, replace=True)
@@ -106,12 +121,14 @@ def _job_name(overrides: str) -> str:
 
 
 def _as_meant(word: str) -> str:
-    """Two words that Hydra would refuse, though what is meant is plain.
+    """Words that Hydra would refuse though what is meant is plain; raises UserError for one it would take too badly.
 
     `model=some/folder` means that folder: a choice of the group holds no path separator and no .gguf. And parameters of a
     person's own function have no schema, so Hydra wants their first mention marked.
     """
     key, _, value = word.partition("=")
+    if value == "null" and key in groups():
+        raise UserError(f"{key} can't be null{did_you_mean('', list(options(key)))}")
     if key.startswith("reward.python.parameters."):
         return f"++{word}"
     if key == "model" and value and ("," not in value) and (value.endswith(".gguf") or os.sep in value or Path(value).is_dir()):
@@ -135,7 +152,7 @@ def explain(error: BaseException, schema: type) -> str | None:
         return f"{error.strerror or error}: {error.filename}" if error.filename else None
     text = str(error)
     chain = " ".join(str(each) for each in _causes(error))
-    if found := re.search(r"Could not find '([\w/@.-]+)/([^']+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([\w/@.-]+)/([^']*)'", text):
         group, choice = found.groups()
         extra = "; any other model: model.name_or_path=<hub name, folder or .gguf file>" if group == "model" else ""
         return f"{group}={choice} is not a choice{did_you_mean(choice, list(options(group)))}{extra}"
@@ -174,6 +191,10 @@ def _unknown_key(key: str, schema: type, chain: str) -> str:
 
 
 def _bad_value(key: str, chain: str) -> str:
+    if "is not Optional" in chain:
+        return f"{key} can't be null"
+    if "is not a ListConfig" in chain:
+        return f"{key} has the wrong type: it must be a list, {key}=[a,b]"
     if found := re.search(r"Key '([^']+)' (?:is )?not in '(\w+)'", chain):
         return f"{key} is not an option: {found.group(2)} has none of that name"
     if found := re.search(r"Invalid value '([^']+)', expected one of \[([^\]]+)\]", chain):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmrl.config import CONF_DIR
-from llmrl.registry import REWARDS
+from llmrl.registry import RETRIEVERS, REWARDS, TRAINERS
 
 ABOUT = {
     "train": (
@@ -45,12 +45,13 @@ ABOUT = {
 
 
 def options(group: str) -> dict[str, str]:
-    """Choices of a config group with the one line each file says of itself; rewards registered by code are among them."""
+    """Choices of a config group with the one line each file says of itself; what code has registered is among them."""
     found = {}
     for path in sorted((CONF_DIR / group).glob("*.yaml")):
         found[path.stem] = _first_comment(path)
-    if group == "reward":
-        found = {**REWARDS.summaries(), **found}
+    registry = {"reward": REWARDS, "trainer": TRAINERS, "retriever": RETRIEVERS}.get(group)
+    if registry is not None:
+        found = {**registry.summaries(), **found}
     return dict(sorted(found.items()))
 
 

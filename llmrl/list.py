@@ -14,6 +14,9 @@ from llmrl.registry import did_you_mean
 def main() -> int:
     """List every choice of every group, or of the groups named."""
     known = groups()
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{__doc__}\n\nUsage: python -m llmrl.list [{' | '.join(known)}] ...")
+        return 0
     wanted = sys.argv[1:] or known
     try:
         if unknown := [name for name in wanted if name not in known]:

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 HERE = Path(__file__).resolve().parent
 TEXT = HERE / "data" / "simple-english.jsonl.gz"
 TINY = HERE.parent / "llmrl" / "assets" / "tiny"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -89,7 +90,8 @@ def build_optimizers(model: GPT2LMHeadModel, lr: float) -> list[torch.optim.Opti
 
 def token_loss(model: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy in nats per token; products in bf16, the softmax in fp32."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    rows = rows.to(DEVICE)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         logits = model(input_ids=rows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
@@ -126,7 +128,7 @@ def train(args: argparse.Namespace) -> None:
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, activation_function="gelu_pytorch_tanh",
         attn_implementation="eager",  # faster than the fused kernel at this width on a CPU
     )  # fmt: skip
-    model = GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config).to(DEVICE)
     optimizers = build_optimizers(model, args.lr)
     tokens = sum(map(len, documents))
     steps = math.ceil(args.passes * tokens / (args.batch * args.length))
@@ -180,6 +182,7 @@ def train(args: argparse.Namespace) -> None:
         "held_out_loss_nats_per_token": round(final, 4),
         "held_out_bytes_per_token": round(sum(len(text.encode()) for text in held_out_texts) / held_out_tokens, 3),
         "seconds": round(time.perf_counter() - start),
+        "device": DEVICE,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
@@ -188,7 +191,7 @@ def train(args: argparse.Namespace) -> None:
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Weights in bf16: half the bytes, and rounding them moves the held-out loss in the fourth digit only."""
-    weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    weights = {name: value.to("cpu", torch.bfloat16) for name, value in model.state_dict().items()}
     copy = GPT2LMHeadModel(model.config).to(torch.bfloat16)
     copy.load_state_dict(weights)
     copy.save_pretrained(folder)
@@ -220,7 +223,7 @@ def sample(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.teacher, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    teacher = AutoModelForCausalLM.from_pretrained(args.teacher, dtype=torch.bfloat16).eval()
+    teacher = AutoModelForCausalLM.from_pretrained(args.teacher, dtype=torch.bfloat16).eval().to(DEVICE)
     kept, openings = 0, set()
     with gzip.open(args.out, "at", encoding="utf-8") as out:
         while kept < args.texts:
@@ -235,7 +238,7 @@ def sample(args: argparse.Namespace) -> None:
                 tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
                 for text in asked
             ]
-            batch = tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False)
+            batch = tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False).to(DEVICE)
             output = teacher.generate(
                 **batch, do_sample=True, temperature=0.8, top_k=60, max_new_tokens=180, pad_token_id=tokenizer.pad_token_id
             )

@@ -9,10 +9,24 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from llmrl import rewards  # noqa: F401  (importing registers them)
-from llmrl.config import CONF_DIR, PPOConfig, RolloutConfig, TrainConfig, option_keys, read_train_config
+from llmrl.config import (
+    CONF_DIR,
+    EvaluationConfig,
+    PPOConfig,
+    PromptsConfig,
+    RetrieverConfig,
+    RolloutConfig,
+    TrackerConfig,
+    TrainConfig,
+    TrainerConfig,
+    option_keys,
+    read_train_config,
+)
 from llmrl.errors import UserError
 from llmrl.front_door import SCHEMAS, prepare, to_config
 from llmrl.help import field_comments, groups, options
+from llmrl.rewards.end_of_sentence import EndOfSentence
+from llmrl.rewards.no_repeat import NoRepeat
 
 NEEDS = {"prompts=text": ["prompts.path=p"], "prompts=jsonl": ["prompts.path=p"], "prompts=sentences": ["prompts.path=p"]}
 CHOICES = [f"{group}={choice}" for group in groups() for choice in options(group)]
@@ -43,8 +57,11 @@ def test_there_are_choices_to_test() -> None:
 def test_yaml_values_equal_the_schema_defaults() -> None:
     """Two places for one default would drift apart."""
     config = composed("train")
-    assert config.ppo == PPOConfig()
-    assert config.rollout == RolloutConfig()
+    for section in (PPOConfig, RolloutConfig, EvaluationConfig, PromptsConfig, TrainerConfig, TrackerConfig, RetrieverConfig):
+        name = section.__name__.removesuffix("Config").lower()
+        assert getattr(config, name) == section(), name
+    assert config.reward["no_repeat"] == NoRepeat()
+    assert composed("train", "reward=end_of_sentence").reward["end_of_sentence"] == EndOfSentence()
 
 
 def test_rewards_add_up_in_a_list() -> None:

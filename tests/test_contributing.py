@@ -25,10 +25,11 @@ def test_the_instructions_work_for_a_package_of_ones_own(command: Command, tmp_p
     env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
     listed = command("list", "reward", env=env)
     assert "reward=exclaims" in listed.stdout
+    assert "trains nothing" in command("list", env=env).stdout
     assert "Rewards a response that ends in an exclamation mark" in listed.stdout
     done = command("train", *SMALL_RUN, "reward=exclaims", "reward.exclaims.bonus=2", "evaluation.enabled=false", env=env)
     assert done.returncode == 0, done.stderr
     assert '"rewards/exclaims/mean"' in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
-    idle = command("train", "experiment=debug", "hydra.run.dir=idle", "trainer.name=idle", env=env)
+    idle = command("train", "experiment=debug", "hydra.run.dir=idle", "trainer=idle", env=env)
     assert idle.returncode == 0, idle.stderr
     assert "Verdict: no evidence" in idle.stdout

@@ -134,7 +134,8 @@ def _describe(
         lengths = rollout.response_mask.sum(-1)
         perplexities += (-under_base.sum(-1) / lengths).exp().tolist()
         if trained is not None:
-            gap = _logprobs(trained, rollout, config.temperature) - _logprobs(base, rollout, config.temperature)
+            same = under_base if config.temperature == 1 else _logprobs(base, rollout, config.temperature)
+            gap = _logprobs(trained, rollout, config.temperature) - same
             kls += gap.sum(-1).tolist()
     texts = Texts(
         words=fmean(len(one.response.split()) for one in samples),

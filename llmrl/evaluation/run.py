@@ -1,5 +1,9 @@
 """Compare a finished run with its base, or with any other model."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from rich.console import Console
 
@@ -20,13 +24,18 @@ def compare_run(config: CompareConfig) -> int:
     split = load_prompts(trained_on.prompts)
     settings = trained_on.model
     started_from = config.base or settings.name_or_path
-    settings.name_or_path = str(run.path)
-    trained = load(settings)
-    settings.name_or_path = started_from
-    base = load(settings)
+    trained = load(replace(settings, name_or_path=str(run.path)))
+    base = load(replace(settings, name_or_path=started_from))
     prompts = split.held_out if config.held_out else split.train
     comparison = compare(base, trained, prompts, trained_on.reward, trained_on.rollout, config.evaluation)
+    console = Console(highlight=False, soft_wrap=True)
+    show_comparison(comparison, console, config.evaluation.examples, held_out=config.held_out)
+    path = run.evaluation_file
     if config.held_out and config.base is None:
-        write_comparison(run.evaluation_file, comparison)
-    show_comparison(comparison, Console(highlight=False, soft_wrap=True), config.evaluation.examples, held_out=config.held_out)
+        run.mark(run.record["status"], verdict=comparison.verdict)
+    else:  # another question than the run's own: beside its answer, not over it
+        against = re.sub(r"\W+", "-", Path(config.base).name) if config.base else "base"
+        path = path.with_name(f"evaluation_{'held_out' if config.held_out else 'training'}_against_{against}.json")
+    write_comparison(path, comparison)
+    console.print(f"written to {path}", markup=False)
     return 0

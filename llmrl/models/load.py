@@ -5,6 +5,7 @@ No code from a model repository is run and no pickle is read: safetensors and GG
 
 import contextlib
 import copy
+import inspect
 import io
 import json
 import os
@@ -73,11 +74,6 @@ class LanguageModel:
         twin.model = copy.deepcopy(self.model).eval().requires_grad_(False)
         return twin
 
-    def with_model(self, model: PreTrainedModel) -> "LanguageModel":
-        twin = copy.copy(self)
-        twin.model = model
-        return twin
-
 
 def load(config: ModelConfig) -> LanguageModel:
     """Load a model and its tokenizer as `config` says, weights in fp32, dropout off. Raises UserError in one line."""
@@ -94,6 +90,8 @@ def load(config: ModelConfig) -> LanguageModel:
         raise UserError(
             f"model {config.name_or_path!r} could not be loaded: {type(error).__name__}: {one_line(error)[:300]}"
         ) from error
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise UserError(f"model {config.name_or_path!r} ({type(model).__name__}) has no key-value cache, which sampling needs")
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # type: ignore[union-attr]
         raise UserError(
             f"model {config.name_or_path!r}: its tokenizer has {len(tokenizer)} tokens, the model only "
@@ -173,27 +171,31 @@ _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", 
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """The cached snapshot if there is one, else a download. Raises UserError within 10 seconds if the hub does not answer."""
+    """The hub's cached snapshot, else a download, else what `scripts/fetch_models.py` brought.
+
+    Raises UserError within 10 seconds if the hub does not answer and there is neither.
+    """
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True))
-        if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+        if _is_whole(folder):
             return folder
     except LocalEntryNotFoundError:
-        if (fetched := cache_folder() / name.replace("/", "--")).is_dir():
-            return _model_folder(fetched, str(fetched))
+        pass
     except HFValidationError:
         raise UserError(f"model.name_or_path={name!r} is neither a folder nor a possible hub name") from None
     try:
         info = _within(HUB_SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS))
     except GatedRepoError:
         raise UserError(
-            f"model {name!r} asks for its terms to be accepted first, on its hub page; then log in with `hf auth login`"
+            f"model {name!r} asks for its terms to be accepted on its hub page; then log in: hf auth login"
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"model {name!r} has no revision {revision!r}") from None
     except RepositoryNotFoundError:
         raise UserError(f"model {name!r} does not exist on the hub, and there is no folder of that name") from None
     except Exception as error:  # whatever the network does, it is one thing to the person who typed
+        if (fetched := cache_folder() / name.replace("/", "--")).is_dir():
+            return _model_folder(fetched, str(fetched))
         raise UserError(
             f"model {name!r} is not in the cache and the hub cannot be reached ({type(error).__name__}): {WAYS_OUT}"
         ) from error
@@ -203,7 +205,17 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
     except Exception as error:  # the network again
-        raise UserError(f"model {name!r} could not be downloaded: {one_line(error)[:200]}") from error
+        raise UserError(f"model {name!r} could not be downloaded: {one_line(error)[:200]}; the same command goes on") from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot has its config and all of its weights: a download that broke off leaves a part of them."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        needed = {"model.safetensors"}
+    return (folder / "config.json").is_file() and all((folder / name).is_file() for name in needed)
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
@@ -231,16 +243,28 @@ def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     _refuse_unfit(config, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )  # type: ignore[misc]
+    if missing := sorted(found["missing_keys"]) or sorted(map(str, found["mismatched_keys"])):
+        raise UserError(
+            f"model {str(folder)!r}: its weights lack {len(missing)} of the model's tensors or have them in another shape "
+            f"(first: {missing[0]}); they would have been random"
+        )
     return model, tokenizer
+
+
+ENCODERS = {"albert", "bert", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "modernbert", "rembert",
+            "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"}  # fmt: skip
+"""Families that have a causal class, too, which attends to both sides unless the config says is_decoder."""
 
 
 def _refuse_unfit(config: Any, folder: Path) -> None:
     """Encoders load as causal models without a word and write nonsense."""
     architectures = config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")]
-    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures) and (
+        config.model_type not in ENCODERS or getattr(config, "is_decoder", False)
+    )
     if config.is_encoder_decoder or not causal:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no causal language model"
         raise UserError(
@@ -284,3 +308,6 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    readable = (folder / "config.json").stat().st_mode  # safetensors makes its files readable to their owner alone
+    for path in folder.glob("*.safetensors"):
+        path.chmod(readable)

@@ -58,7 +58,9 @@ def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimiz
         save_file(streams, temporary / "random.safetensors")
         record = {"step": progress.step, "episodes": progress.episodes, "param_groups": state["param_groups"]}
         (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
+        readable = (temporary / "state.json").stat().st_mode  # safetensors makes its files readable to their owner alone
         for path in temporary.iterdir():
+            path.chmod(readable)
             _flush(path)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)

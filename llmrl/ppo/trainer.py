@@ -47,27 +47,30 @@ class PPOTrainer:
             if self.progress.step == 0 and trainer.eval_every:
                 self._evaluate(display)
             while self.progress.step < trainer.steps and not stop.requested:
-                with self._keeping_state():
-                    metrics = self._step()
+                metrics = self._step(display)
                 display.step(self.progress.step, metrics)
                 step = self.progress.step
-                if trainer.eval_every and (step % trainer.eval_every == 0 or step == trainer.steps):
-                    self._evaluate(display)
                 if trainer.checkpoint_every and step % trainer.checkpoint_every == 0:
                     self._save()
                     saved = step
+                if trainer.eval_every and (step % trainer.eval_every == 0 or step == trainer.steps):
+                    self._evaluate(display)
         if saved != self.progress.step:
             self._save()
         status = "finished" if self.progress.step == trainer.steps else "interrupted"
         return Outcome(status=status, steps=self.progress.step, episodes=self.progress.episodes)
 
-    def _step(self) -> dict[str, float]:
+    def _step(self, display: ProgressDisplay) -> dict[str, float]:
         """One batch: sampled, scored, learned from and logged. Returns its metrics."""
         config, bench, generators = self.config, self.bench, self.progress.generators
         clock = [time.perf_counter()]
-        rollout = sample(bench.language_model, self._next_prompts(), config.rollout, generators["sampling"])
-        clock.append(time.perf_counter())
-        scores = score(bench.rewards, rollout.samples(config.rollout.max_new_tokens))
+        with self._keeping_state():
+            rollout = sample(bench.language_model, self._next_prompts(), config.rollout, generators["sampling"])
+            clock.append(time.perf_counter())
+            scores = score(bench.rewards, rollout.samples(config.rollout.max_new_tokens))
+        if len(set(scores.total)) == 1:
+            same = f"all {len(scores.total)} rewards of step {self.progress.step + 1} are {scores.total[0]:g}"
+            display.warn("rewards are equal", f"{same}: there is nothing to learn from")
         clock.append(time.perf_counter())
         experience = make_experience(self.policy, bench.reference, rollout, scores, config.ppo, config.rollout.temperature)
         clock.append(time.perf_counter())
@@ -128,8 +131,9 @@ class PPOTrainer:
         """Mean reward on held-out prompts, one response each, from a random stream of its own."""
         prompts = self.bench.prompts.held_out[: self.config.trainer.eval_prompts]
         generator = torch.Generator().manual_seed(self.config.evaluation.seed)
-        rollout = sample(self.bench.language_model, prompts, self.config.rollout, generator)
-        scores = score(self.bench.rewards, rollout.samples(self.config.rollout.max_new_tokens))
+        with self._keeping_state():
+            rollout = sample(self.bench.language_model, prompts, self.config.rollout, generator)
+            scores = score(self.bench.rewards, rollout.samples(self.config.rollout.max_new_tokens))
         metrics = {"eval/reward": fmean(scores.total)}
         metrics |= {f"eval/{name}": fmean(values) for name, values in scores.components.items()}
         self.bench.run.log(metrics, self.progress.step)
@@ -143,7 +147,7 @@ class PPOTrainer:
 
     @contextmanager
     def _keeping_state(self) -> Iterator[None]:
-        """If a step breaks off, save the state it began with: resuming does that step again, from the same random numbers."""
+        """If a reward breaks off, save the state from before its samples: resuming draws them again from the same numbers."""
         before = {name: generator.get_state() for name, generator in self.progress.generators.items()}
         try:
             yield

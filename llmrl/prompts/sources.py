@@ -35,20 +35,21 @@ class PromptSplit:
 
 def load_prompts(config: PromptsConfig) -> PromptSplit:
     """Read and split. Raises UserError if the file is missing, unreadable or holds too few prompts."""
-    return split(read_prompts(config), config.held_out_share, config.path or "the packaged openings")
+    unique = {prompt.text: prompt for prompt in read_prompts(config)}
+    return split(list(unique.values()), config.held_out_share, config.path or "the packaged openings")
 
 
-def read_prompts(config: PromptsConfig) -> list[Prompt]:
-    """All prompts of a source in its order, each text once."""
+def read_prompts(config: PromptsConfig, option: str = "prompts.path") -> list[Prompt]:
+    """All prompts of a source in its order. Raises UserError, which names the file as `option` if it can't be read."""
     path = OPENINGS if config.source is PromptSource.openings else Path(config.path or "").expanduser()
-    text = _read(path)
+    text = _read(path, option)
     readers = {
         PromptSource.openings: _openings,
         PromptSource.text: _lines,
         PromptSource.jsonl: lambda text: _json_lines(text, path, config),
         PromptSource.sentences: lambda text: _sentences(text, config.words),
     }
-    return list({prompt.text: prompt for prompt in readers[config.source](text)}.values())
+    return list(readers[config.source](text))
 
 
 def split(prompts: list[Prompt], held_out_share: float, where: str) -> PromptSplit:
@@ -77,17 +78,17 @@ def _name(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, option: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"prompts.path={path}: there is no such file") from None
+        raise UserError(f"{option}={path}: there is no such file") from None
     except IsADirectoryError:
-        raise UserError(f"prompts.path={path} is a folder; name a file") from None
+        raise UserError(f"{option}={path} is a folder; name a file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"prompts.path={path} is not UTF-8 text (byte {error.start})") from None
+        raise UserError(f"{option}={path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise UserError(f"prompts.path={path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{option}={path} cannot be read: {error.strerror}") from None
 
 
 def _openings(text: str) -> Iterator[Prompt]:
@@ -106,7 +107,7 @@ def _lines(text: str) -> Iterator[Prompt]:
 
 
 def _json_lines(text: str, path: Path, config: PromptsConfig) -> Iterator[Prompt]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

@@ -38,9 +38,15 @@ class Reward:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
-            raise UserError(f"a reward's weight is {self.weight}; it must be a finite number")
+            raise UserError(f"reward.{self.name}.weight={self.weight} is out of range: it must be a finite number")
+
+    @property
+    def name(self) -> str:
+        """What it is registered as."""
+        return next((name for name in REWARDS if REWARDS.get(name) is type(self)), type(self).__name__)
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        """One finite number per sample."""
         raise NotImplementedError(f"{type(self).__name__} is a reward without a __call__(samples)")
 
 
@@ -121,8 +127,12 @@ def score(rewards: Mapping[str, Reward], samples: Sequence[Sample]) -> Scores:
 
 
 def _checked(name: str, values: Any, samples: Sequence[Sample]) -> list[float]:
-    if values is None or not hasattr(values, "__len__"):
-        raise RunError(f"reward {name!r} returned {values!r}; it must return a list of {len(samples)} numbers, one per sample")
+    try:
+        values = list(values)
+    except TypeError:
+        raise RunError(
+            f"reward {name!r} returned {values!r}; it must return a list of {len(samples)} numbers, one per sample"
+        ) from None
     if len(values) != len(samples):
         raise RunError(
             f"reward {name!r} returned {len(values)} values for {len(samples)} samples; it must return one per sample"
@@ -131,8 +141,10 @@ def _checked(name: str, values: Any, samples: Sequence[Sample]) -> list[float]:
     for value, sample in zip(values, samples, strict=True):
         try:
             number = float(value)
-        except (TypeError, ValueError):
-            raise RunError(f"reward {name!r} returned {value!r}, which is no number, for {_described(sample)}") from None
+        except (TypeError, ValueError, OverflowError):
+            raise RunError(
+                f"reward {name!r} returned {str(value)[:80]!r}, which is no number, for {_described(sample)}"
+            ) from None
         if not math.isfinite(number):
             raise RunError(f"reward {name!r} returned {number} for {_described(sample)}; it must be finite")
         checked.append(number)

@@ -71,7 +71,7 @@ def end_of_sentence(text: str, budget: int) -> float:
         score -= 0.5 * n * sum(count - 2 for count in grams.values() if count > 2)
     score -= 3.0 * (len(words[-1]) > 20)
     flat = re.sub(r"\s+", " ", bare.lower())
-    score -= 5.0 * sum(phrase in flat for phrase in ADVERTISING)
+    score -= 5.0 * sum(bool(re.search(rf"\b{phrase}\b", flat)) for phrase in ADVERTISING)
     return max(LOWEST, min(HIGHEST, score))
 
 

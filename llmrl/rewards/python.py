@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from llmrl.config import absolute_if_there
 from llmrl.errors import UserError, one_line
 from llmrl.registry import did_you_mean
 from llmrl.rewards.base import Reward, Sample, reward
@@ -33,7 +34,14 @@ class PythonReward(Reward):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self._loaded  # a missing file or name is refused before any model loads
+        try:  # a missing file or name, or a parameter the function does not take, is refused before any model loads
+            inspect.signature(self._loaded).bind(None, **self.parameters)
+        except TypeError as error:
+            raise UserError(f"reward.python.parameters do not fit {self.function}: {error}") from None
+        except ValueError:
+            pass  # a built-in function without a signature
+        where, _, name = self.function.rpartition(":")
+        self.function = f"{absolute_if_there(where)}:{name}" if where.endswith(".py") else self.function
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
         if next(iter(inspect.signature(self._loaded).parameters), "") == "samples":

@@ -1,4 +1,4 @@
-"""The sampling distribution: temperature, top-k and top-p, the same in sampling and in every log-probability."""
+"""The sampling distribution (temperature, top-k, top-p), and log-probabilities at the same temperature."""
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ def warp(logits: Tensor, config: RolloutConfig) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities [B, T] of `tokens` [B, T] under softmax(logits [B, T, V] / temperature), in nats."""
+    """Log-probabilities [B, T] of `tokens` [B, T] under softmax(logits [B, T, V] / temperature), in nats.
+
+    Top-k and top-p are not applied: training warns where they are set.
+    """
     logits = logits.float() / temperature
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)

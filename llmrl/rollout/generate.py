@@ -23,7 +23,7 @@ def generate(config: GenerateConfig) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     prompts = [prompt for prompt in _prompts(config) for _ in range(config.samples)]
-    out = _open(config.out)
+    out = Path(config.out).expanduser() if config.out is not None else None
     if config.run is not None:
         config.model.name_or_path = str(find_run(config.run).path)
     language_model = load(config.model)
@@ -32,26 +32,23 @@ def generate(config: GenerateConfig) -> int:
     if out is None and config.stream and len(prompts) == 1 and sys.stdout.isatty():
         _stream(language_model, prompts[0], config, generator, console)
         return 0
-    try:
-        for row in _responses(language_model, prompts, config, generator):
-            if out is not None:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            elif sys.stdout.isatty() or config.file is None:
-                console.print(Text(str(row["prompt"]), style="cyan") + Text(str(row["response"])), end="\n\n")
-            else:
-                print(json.dumps(row, ensure_ascii=False))
-    finally:
-        if out is not None:
-            out.close()
-    if config.out:
-        console.print(f"{len(prompts)} responses written to {config.out}", markup=False)
+    rows = _responses(language_model, prompts, config, generator)
+    if out is not None:
+        _write(out, rows)
+        console.print(f"{len(prompts)} responses written to {out}", markup=False)
+        return 0
+    for row in rows:
+        if sys.stdout.isatty() or config.file is None:
+            console.print(Text(str(row["prompt"]), style="cyan") + Text(str(row["response"])), end="\n\n")
+        else:
+            print(json.dumps(row, ensure_ascii=False))
     return 0
 
 
 def _prompts(config: GenerateConfig) -> list[Prompt]:
     if config.file is not None:
         source = PromptSource.jsonl if config.file.endswith((".jsonl", ".json")) else PromptSource.text
-        found = read_prompts(PromptsConfig(source=source, path=config.file))
+        found = read_prompts(PromptsConfig(source=source, path=config.file), option="file")
         if not found:
             raise UserError(f"file={config.file} holds no prompts")
         return found
@@ -61,14 +58,16 @@ def _prompts(config: GenerateConfig) -> list[Prompt]:
     return [Prompt(text=text, id=str(number)) for number, text in enumerate(texts)]
 
 
-def _open(name: str | None):  # noqa: ANN202  (a text file or None)
-    if name is None:
-        return None
+def _write(path: Path, rows: Iterator[dict[str, object]]) -> None:
+    """All rows or none: what stood there before stays until the last response is made. Raises UserError."""
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        Path(name).expanduser().parent.mkdir(parents=True, exist_ok=True)
-        return Path(name).expanduser().open("w", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        temporary.replace(path)
     except OSError as error:
-        raise UserError(f"out={name} can't be written: {error.strerror}") from None
+        raise UserError(f"out={path} can't be written: {error.strerror or error}") from None
 
 
 def _responses(

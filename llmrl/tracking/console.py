@@ -15,6 +15,7 @@ class ProgressDisplay:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._steps, self._first = steps, done
         self._started = time.perf_counter()
+        self._warned: set[str] = set()
         self._progress: Progress | None = None
         if self.console.is_terminal:
             self._progress = Progress(
@@ -41,6 +42,12 @@ class ProgressDisplay:
             return
         left = (time.perf_counter() - self._started) / (step - self._first) * (self._steps - step)
         self.console.print(f"step {step}/{self._steps}  {figures}  {left:.0f} s left")
+
+    def warn(self, kind: str, text: str) -> None:
+        """A warning above the bar, the first of its kind only."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            self.console.print(f"warning: {text}", style="yellow", markup=False)
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -51,25 +51,35 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """What run.json says."""
         if not self._record and (self.path / "run.json").is_file():
-            self._record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            try:
+                self._record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.path / 'run.json'} can't be read: {error}") from None
         return self._record
 
     def begin(self, config: Any, **facts: Any) -> None:
         """Make the folder and write config.yaml and run.json, status `running`. Raises UserError if it can't be written to."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if (self.path / "run.json").exists():
-                raise UserError(f"{self.path} holds a run already; choose another hydra.run.dir, or resume={self.path}")
+            self.refuse_if_taken()
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
             self.mark("running", started=_now(), **facts, versions=_versions(), commit=_commit(), machine=machine())
         except OSError as error:
             raise UserError(f"the run folder {self.path} can't be written to: {error.strerror or error}") from error
 
+    def refuse_if_taken(self) -> None:
+        """Raises UserError if the folder holds a run already."""
+        if (self.path / "run.json").exists():
+            raise UserError(f"{self.path} holds a run already; choose another hydra.run.dir, or resume={self.path}")
+
     def mark(self, status: str, **facts: Any) -> None:
         """Write run.json anew, atomically. Status: running, finished, interrupted or failed."""
         self._record = {**self.record, "status": status, **facts, "updated": _now()}
-        if status != "running":
-            self._record["seconds"] = round(time.perf_counter() - self._started, 1)
+        now = time.perf_counter()
+        self._record["seconds"] = round(self._record.get("seconds", 0.0) + now - self._started, 1)  # those before a resume, too
+        self._started = now
+        if "error" not in facts:
+            self._record.pop("error", None)
         write_text(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -85,8 +95,8 @@ class RunFolder:
         """Drop the lines of steps after `step`, so that going on from a checkpoint writes none twice."""
         for path in (self.metrics_file, self.samples_file):
             if path.is_file():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-                write_text(path, "".join(line + "\n" for line in kept))
+                kept = [row for row in read_json_lines(path) if row["step"] <= step]
+                write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
 def find_run(name: str) -> RunFolder:
@@ -113,6 +123,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; a last line that a kill cut short is left out. Only a newline ends a line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    whole = lines[:-1]  # what follows the last newline was not finished
+    return [json.loads(line) for line in whole if line]
 
 
 def append_json(path: Path, row: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Trackers: Weights & Biases, TensorBoard, or none beside the JSON lines of the run folder."""
 
-import logging
+import importlib.util
 import netrc
 import os
 import sys
@@ -11,8 +11,6 @@ from typing import Any, Protocol
 from llmrl.config import TrackerConfig, TrackerKind, WandbMode
 from llmrl.errors import UserError, one_line
 from llmrl.tracking.run_folder import RunFolder
-
-log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -25,6 +23,12 @@ class Tracker(Protocol):
     def summarise(self, figures: Mapping[str, float | str]) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
+
+
+def check_tracker(config: TrackerConfig) -> None:
+    """Raises UserError, before a model loads, if the package of the tracker is missing."""
+    if config.kind is TrackerKind.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("tracker=tensorboard needs the package: pip install 'llmrl[tensorboard]'")
 
 
 def make_tracker(config: TrackerConfig, run: RunFolder, settings: dict[str, Any]) -> Tracker:
@@ -56,10 +60,7 @@ class TensorBoardTracker:
     """Event files in the run folder's tensorboard/."""
 
     def __init__(self, run: RunFolder) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("tracker=tensorboard needs the package: pip install 'llmrl[tensorboard]'") from None
+        from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(run.path / "tensorboard"))
 
@@ -86,12 +87,7 @@ class WandbTracker:
         import wandb
 
         self._wandb = wandb
-        wanted = (
-            "online"
-            if config.mode is WandbMode.online or (config.mode is WandbMode.auto and key_is_configured())
-            else "offline"
-        )
-        mode = os.environ.get("WANDB_MODE", wanted)
+        mode, reason = wandb_mode(config)
         arguments: dict[str, Any] = {
             "project": config.project, "entity": config.entity, "name": config.name or run.path.name, "group": config.group,
             "tags": config.tags or None, "dir": str(run.path), "config": settings, "reinit": "finish_previous",
@@ -100,23 +96,22 @@ class WandbTracker:
         try:
             self._run = wandb.init(mode=mode, settings=self._settings(config), **arguments)  # type: ignore[arg-type]
         except Exception as error:  # a tracker is never a reason not to train
-            print(f"wandb: could not go online ({one_line(error)[:120]}); logging offline", file=sys.stderr)
-            mode = "offline"
-            self._run = wandb.init(mode=mode, settings=self._settings(config), **arguments)
+            mode, reason = "offline", f"the server could not be used ({one_line(error)[:120]})"
+            self._run = wandb.init(mode="offline", settings=self._settings(config), **arguments)
         self._run.define_metric("train/global_step")
         self._run.define_metric("*", step_metric="train/global_step")
         self._table: list[Any] = []
         run.mark("running", wandb_id=self._run.id, wandb_mode=mode)
         if mode == "offline":
-            reason = "as asked" if key_is_configured() else "no key configured"
             print(f"wandb: offline, {reason}; to upload later: wandb sync {self._folder(run)}", file=sys.stderr)
         elif self._run.url:
             print(f"wandb: {self._run.url}", file=sys.stderr)
 
     def _settings(self, config: TrackerConfig) -> Any:
         return self._wandb.Settings(
-            silent=True, console="off", init_timeout=config.init_timeout, disable_git=True, login_timeout=1
-        )
+            silent=True, console="off", init_timeout=config.init_timeout, disable_git=True, login_timeout=1,
+            finish_timeout=60.0, finish_timeout_raises=False,
+        )  # fmt: skip
 
     def _folder(self, run: RunFolder) -> str:
         return os.path.relpath(Path(self._run.dir).parent) if self._run.dir else str(run.path / "wandb")
@@ -135,6 +130,14 @@ class WandbTracker:
 
     def finish(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
+
+
+def wandb_mode(config: TrackerConfig) -> tuple[str, str]:
+    """(mode, why): what `tracker.mode` says, then $WANDB_MODE, then online where a key is at hand. Without one never online."""
+    wanted = config.mode.value if config.mode is not WandbMode.auto else os.environ.get("WANDB_MODE") or "online"
+    if wanted != "online":
+        return wanted, "as asked"
+    return ("online", "") if key_is_configured() else ("offline", "no key configured")
 
 
 def key_is_configured() -> bool:

@@ -1,5 +1,6 @@
 """A training run from config to verdict: run folder, model, prompts, trainer, final model, held-out comparison."""
 
+import dataclasses
 import shutil
 import sys
 import time
@@ -10,19 +11,19 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from rich.console import Console
+from safetensors import SafetensorError
 
 from llmrl.config import TrainConfig, read_train_config
-from llmrl.errors import RunError, UserError
+from llmrl.errors import INTERRUPTED, RunError, UserError
 from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
 from llmrl.models.load import load, save
+from llmrl.ppo.checkpoint import newest_checkpoint
 from llmrl.prompts import load_prompts
 from llmrl.registry import TRAINERS
 from llmrl.rollout import encode_prompts
-from llmrl.tracking import RunFolder, Tracker, find_run, make_tracker
+from llmrl.tracking import RunFolder, Tracker, check_tracker, find_run, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
-
-INTERRUPTED = 130
 
 
 def train(config: TrainConfig) -> int:
@@ -30,20 +31,24 @@ def train(config: TrainConfig) -> int:
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     if config.resume:
         run, config = _resumed(config.resume)
+    else:
+        run.refuse_if_taken()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.seed)
+    check_tracker(config.tracker)
     prompts = load_prompts(config.prompts)
     language_model = load(config.model)
     encode_prompts(language_model, [*prompts.train, *prompts.held_out], config.rollout.max_new_tokens)  # refuse long ones now
+    machine = {
+        "source": language_model.source, "device": str(language_model.device),
+        "precision": "bf16" if language_model.bf16 else "fp32", "threads": torch.get_num_threads(),
+    }  # fmt: skip
     if config.resume:
-        run.mark("running", resumed=run.record.get("resumed", 0) + 1)
+        run.mark("running", resumed=run.record.get("resumed", 0) + 1, **machine)
     else:
-        run.begin(
-            config, seed=config.seed, model=config.model.name_or_path, device=str(language_model.device),
-            precision="bf16" if language_model.bf16 else "fp32", threads=torch.get_num_threads(),
-            overrides=list(HydraConfig.get().overrides.task),
-        )  # fmt: skip
+        overrides = list(HydraConfig.get().overrides.task)
+        run.begin(config, seed=config.seed, model=config.model.name_or_path, overrides=overrides, **machine)
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"llmrl: {config.model.name_or_path}, reward {' + '.join(config.reward)}, {config.trainer.steps} steps of "
@@ -66,6 +71,9 @@ def _start_tracker(config: TrainConfig, run: RunFolder) -> Tracker:
     settings = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     try:
         return make_tracker(config.tracker, run, settings)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        run.mark("interrupted")
+        raise
     except BaseException as error:
         _mark_failed(run, error)
         raise
@@ -102,7 +110,7 @@ def _save_final(bench: Workbench) -> None:
         save(bench.language_model.model, bench.language_model.tokenizer, temporary)
         shutil.rmtree(bench.run.final, ignore_errors=True)
         temporary.rename(bench.run.final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"{bench.run.final} could not be written: {error}; free space, then resume={bench.run.path}") from error
 
@@ -110,15 +118,14 @@ def _save_final(bench: Workbench) -> None:
 def _judge(bench: Workbench, console: Console) -> None:
     """Base against trained on held-out prompts: evaluation.json, the summary, and words on the terminal."""
     start = time.perf_counter()
-    trained = bench.language_model
-    trained.model.requires_grad_(True)
+    trained = dataclasses.replace(bench.language_model, name=_relative(bench.run.path))
     comparison = compare(
         bench.reference, trained, bench.prompts.held_out, bench.rewards, bench.config.rollout, bench.config.evaluation
     )
     write_comparison(bench.run.evaluation_file, comparison)
+    bench.run.mark("running", verdict=comparison.verdict, evaluation_seconds=round(time.perf_counter() - start, 1))
     bench.tracker.summarise({"eval/final/" + name: value for name, value in comparison.headline().items()})
     show_comparison(comparison, console, bench.config.evaluation.examples)
-    bench.run.mark("running", evaluation_seconds=round(time.perf_counter() - start, 1), verdict=comparison.verdict)
 
 
 def _say_goodbye(bench: Workbench, outcome: Outcome, console: Console) -> None:
@@ -155,6 +162,7 @@ def _resumed(folder: str) -> tuple[RunFolder, TrainConfig]:
     if others:
         raise UserError(f"resume= goes on with the config of the run; {others[0]} can't be changed")
     run = find_run(folder)
+    newest_checkpoint(run.checkpoints)  # refused before a model loads if there is none
     if run.record.get("status") == "finished":
         raise UserError(f"{folder} is finished; start a new run from its model with model.name_or_path={folder}")
     config = read_train_config(run.path / "config.yaml")

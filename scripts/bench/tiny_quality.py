@@ -1,6 +1,6 @@
 """How good the tiny model's English is: perplexity that SmolLM2-135M gives its continuations, against SmolLM2's own.
 
-    python scripts/bench/tiny_quality.py          # writes docs/results/tiny_model.{json,md} and the model card's figures
+    python scripts/bench/tiny_quality.py          # writes docs/results/tiny_model.{json,md}, which the model card quotes
 
 200 packaged openings, which neither model was trained on; one continuation of 35 tokens each, temperature 1, full distribution.
 A continuation's perplexity is that of its text after its prompt, per SmolLM2 token, in fp32. The ratio of the medians is the

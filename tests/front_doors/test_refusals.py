@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertModel
 
 from llmrl import compare, generate, train
 from llmrl import list as list_command
@@ -60,6 +61,18 @@ def typed(
         ("trainer.steps=0", "trainer.steps=0 is out of range"),
         ("evaluation.samples=10", "it must be at least 64"),
         ("seed=-1", "seed=-1 is out of range"),
+        ("evaluation.seed=-1", "evaluation.seed=-1 is out of range"),
+        ("+reward.no_repeat.strenth=9", "did you mean 'reward.no_repeat.strength'?"),
+        ("++reward.foo=1", "there is no reward 'foo'"),
+        ("resume=", "resume= is empty"),
+        ("ppo=null", "ppo can't be null"),
+        ("reward=null", "reward can't be null"),
+        ("reward=[no_repeat,nope]", "reward=nope is not a choice"),
+        ("reward.no_repeat.weight=nan", "reward.no_repeat.weight=nan is out of range"),
+        ("ppo.lr=${nope}", "nope"),
+        ("model.name_or_path=null", "model.name_or_path can't be null"),
+        ("tracker.tags=foo", "it must be a list, tracker.tags=[a,b]"),
+        ("model=", "model= is not a choice"),
         ("reward=[]", "no reward: choose at least one"),
         ("reward.no_repeat.weight=0", "every reward has weight 0"),
         ("reward=python", "reward.python.function has no value: set it with"),
@@ -140,9 +153,22 @@ def test_prompts_that_cannot_be_used(command: Command, tmp_path: Path, content: 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_does_not_exist(command: Command, tmp_path: Path) -> None:
-    line = refused(command("train", "model=./no/such/folder", "tracker=none", "hydra.run.dir=run"))
-    assert "model.name_or_path=./no/such/folder: there is no such folder" in line
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("./no/such/folder", "model.name_or_path=./no/such/folder: there is no such folder"),
+        ("encoder", "no causal language model (BertModel)"),
+        ("empty", "it has no config.json"),
+        ("text.gguf", "it does not begin with the letters GGUF"),
+    ],
+)
+def test_models_that_cannot_be_used(command: Command, tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.gguf").write_text("just text\n", encoding="utf-8")
+    BertModel(BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
+        tmp_path / "encoder"
+    )
+    assert said in refused(command("train", f"model.name_or_path={name}", "tracker=none", "hydra.run.dir=run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -138,3 +138,38 @@ def test_gguf_loads_trains_and_saves_as_an_ordinary_model(smollm2_folder: Path, 
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     with torch.no_grad():
         assert torch.allclose(again(**batch).logits, logits, atol=1e-4)
+
+
+def test_weights_that_lack_a_tensor_are_refused(folder: Path) -> None:
+    """transformers would fill it with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["transformer.h.0.attn.c_attn.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 of the model's tensors .*transformer\.h\.0\.attn\.c_attn\.weight"):
+        load(ModelConfig(name_or_path=str(folder)))
+
+
+def test_an_encoder_with_a_causal_head_is_refused(folder: Path) -> None:
+    from transformers import BertLMHeadModel
+
+    config = BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, is_decoder=False)
+    BertLMHeadModel(config).save_pretrained(folder)
+    with pytest.raises(UserError, match="no causal language model"):
+        load(ModelConfig(name_or_path=str(folder)))
+
+
+def test_a_model_without_a_key_value_cache_is_refused(folder: Path) -> None:
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=4096, n_embd=32, n_layer=1, n_head=2)).save_pretrained(folder)
+    with pytest.raises(UserError, match="no key-value cache"):
+        load(ModelConfig(name_or_path=str(folder)))
+
+
+def test_saved_weights_are_as_readable_as_the_rest(folder: Path) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(modes) == 1, modes

@@ -89,3 +89,16 @@ def test_what_is_no_text_file_is_refused(tmp_path) -> None:
     (tmp_path / "latin1").write_bytes(b"caf\xe9\nb\n")
     with pytest.raises(UserError, match=r"not UTF-8 text \(byte 3\)"):
         load(tmp_path / "latin1", "text")
+
+
+def test_the_first_held_out_prompts_are_of_every_kind() -> None:
+    """A comparison takes the first so many: in the order of the file they would be facts and questions alone."""
+    first = load_prompts(PromptsConfig()).held_out[:32]
+    assert len({prompt.kind for prompt in first}) == 6
+
+
+def test_only_a_newline_ends_a_line_of_json(tmp_path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "one\u2028two"}\n{"prompt": "three\u0085four"}\n', encoding="utf-8")
+    found = load(path, "jsonl")
+    assert {p.text for p in found.train + found.held_out} == {"one\u2028two", "three\u0085four"}

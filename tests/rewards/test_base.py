@@ -1,6 +1,8 @@
 """Registering rewards, adding them up, and naming the one that misbehaves."""
 
+import numpy as np
 import pytest
+import torch
 
 from llmrl.errors import RunError
 from llmrl.registry import REWARDS
@@ -59,9 +61,11 @@ class Misbehaving(Reward):
         (lambda samples: [1 / (len(s.response) - 2) for s in samples], r"reward 'bad' raised ZeroDivisionError.*sample id-bb"),
         (lambda samples: None, "reward 'bad' returned None"),
         (lambda samples: 3.0, r"returned 3\.0"),
+        (lambda samples: torch.tensor(3.0), "returned tensor"),
+        (lambda samples: [10**400, 0, 0], "returned '1000"),
         (lambda samples: [1.0], "returned 1 values for 3 samples"),
         (lambda samples: [1.0, float("nan"), 1.0], "returned nan for sample id-bb"),
-        (lambda samples: [1.0, 1.0, None], "returned None, which is no number, for sample id-ccc"),
+        (lambda samples: [1.0, 1.0, None], "returned 'None', which is no number, for sample id-ccc"),
         (lambda samples: ["x", 1.0, 1.0], "returned 'x', which is no number, for sample id-a"),
     ],
 )
@@ -71,9 +75,6 @@ def test_a_misbehaving_reward_is_named_with_the_sample(how, said: str) -> None:
 
 
 def test_numbers_of_other_kinds_are_taken() -> None:
-    import numpy as np
-    import torch
-
     assert score({"np": Misbehaving(lambda s: np.arange(3))}, SAMPLES).total == [0, 1, 2]
     assert score({"torch": Misbehaving(lambda s: torch.arange(3))}, SAMPLES).total == [0, 1, 2]
     assert score({"bool": Misbehaving(lambda s: [True, False, True])}, SAMPLES).total == [1, 0, 1]

@@ -30,7 +30,7 @@ FIVE = "one two three four five"  # half the budget: +2.5
         ("a b x a b y a b z.", 10 + 4.5 - 1),
         ("a b c x a b c y a b c z", -5 + 5 - 1 - 1 - 1.5),
         (f"one two three {'x' * 21}", -5 + 2 - 3), (f"one two three {'x' * 20}", -5 + 2),
-        ("Click here and SIGN  up now.", 10 + 3 - 10),
+        ("Click here and SIGN  up now.", 10 + 3 - 10), ("design upon design and newsletters", -5 + 2.5),
     ],
 )  # fmt: skip
 def test_by_hand(text: str, expected: float) -> None:

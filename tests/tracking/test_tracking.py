@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from llmrl.config import TrackerConfig, WandbMode
 from llmrl.errors import UserError
 from llmrl.tracking import RunFolder, find_run
-from llmrl.tracking.trackers import key_is_configured
+from llmrl.tracking.trackers import key_is_configured, wandb_mode
 from tests.conftest import SMALL_RUN, Command
 
 
@@ -74,3 +75,29 @@ def test_a_run_is_found_and_lines_after_a_checkpoint_are_cut(tmp_path: Path, mon
     run.cut_after(2)
     assert [row["step"] for row in lines(run.metrics_file)] == [1, 2]
     assert find_run("latest").record["seed"] == 1
+
+
+def test_lines_with_odd_separators_and_a_torn_end_are_read(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.log_samples([{"response": "one\u2028two\u0085three"}], 1)
+    run.log_samples([{"response": "four"}], 2)
+    with run.samples_file.open("a", encoding="utf-8") as file:
+        file.write('{"step": 3, "resp')
+    run.cut_after(2)
+    text = run.samples_file.read_text(encoding="utf-8")
+    assert [json.loads(line)["response"] for line in text.split("\n")[:-1]] == ["one\u2028two\u0085three", "four"]
+
+
+def test_where_wandb_logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Never online without a key, whoever asks for it; what the config says comes before the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert wandb_mode(TrackerConfig()) == ("offline", "no key configured")
+    assert wandb_mode(TrackerConfig(mode=WandbMode.online))[0] == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert wandb_mode(TrackerConfig())[0] == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode(TrackerConfig())[0] == "disabled"
+    assert wandb_mode(TrackerConfig(mode=WandbMode.offline))[0] == "offline"
