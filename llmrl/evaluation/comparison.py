@@ -13,7 +13,7 @@ import torch
 from llmrl.config import EvaluationConfig, RolloutConfig
 from llmrl.evaluation.bootstrap import Interval, paired_interval, verdict
 from llmrl.models.load import LanguageModel
-from llmrl.models.policy import reference_logits
+from llmrl.models.policy import response_logits
 from llmrl.prompts import Prompt
 from llmrl.rewards import Reward, Sample, score
 from llmrl.rewards.no_repeat import repeated_share, stutter, words_of
@@ -153,11 +153,12 @@ def repeats(sample: Sample) -> bool:
     return bool(words) and (repeated_share(words, 3, words_of(sample.prompt)) > 0 or stutter(words, sample.response) > 0)
 
 
+@torch.no_grad()
 def _logprobs(language_model: LanguageModel, rollout: Rollout, temperature: float) -> torch.Tensor:
     """[B, T] log-probabilities of a rollout's responses, 0 on padding, sixteen rows at a time."""
     parts = []
     for tokens, mask in zip(rollout.tokens.split(16), rollout.attention_mask.split(16), strict=True):
-        logits = reference_logits(language_model, tokens, mask, rollout.response_length)
+        logits = response_logits(language_model, tokens, mask, rollout.response_length)
         parts.append(token_logprobs(logits, tokens[:, -rollout.response_length :], temperature))
     return torch.cat(parts) * rollout.response_mask
 

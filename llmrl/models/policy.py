@@ -23,6 +23,18 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def response_logits(language_model: LanguageModel, tokens: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
+    """[B, T, V] logits that predict the last T = `response_length` of the tokens [B, P+T]."""
+    with language_model.autocast():
+        return language_model.model(
+            input_ids=tokens[:, :-1],
+            attention_mask=attention_mask[:, :-1],
+            position_ids=position_ids(attention_mask[:, :-1]),
+            logits_to_keep=response_length,
+            use_cache=False,
+        ).logits
+
+
 class Head(nn.Module):
     """A linear map from the trunk's last hidden state to one number, zero at the start (Ziegler et al. 2019)."""
 
@@ -61,27 +73,7 @@ class Policy(nn.Module):
         kept: list[Tensor] = []
         hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))  # type: ignore[union-attr]
         try:
-            with self.language_model.autocast():
-                logits = self.model(
-                    input_ids=tokens[:, :-1],
-                    attention_mask=attention_mask[:, :-1],
-                    position_ids=position_ids(attention_mask[:, :-1]),
-                    logits_to_keep=response_length,
-                    use_cache=False,
-                ).logits
+            logits = response_logits(self.language_model, tokens, attention_mask, response_length)
         finally:
             hook.remove()
         return Outputs(logits=logits, values=self.value_head(kept[0]))
-
-
-@torch.no_grad()
-def reference_logits(reference: LanguageModel, tokens: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
-    """[B, T, V] logits of a model without value head, at the same positions as `Policy.forward`."""
-    with reference.autocast():
-        return reference.model(
-            input_ids=tokens[:, :-1],
-            attention_mask=attention_mask[:, :-1],
-            position_ids=position_ids(attention_mask[:, :-1]),
-            logits_to_keep=response_length,
-            use_cache=False,
-        ).logits

@@ -81,14 +81,6 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """Raises UserError if there is none."""
-    found = sorted(folder.glob("step-*"))
-    if not found:
-        raise UserError(f"{folder} holds no checkpoint to resume from")
-    return found[-1]
-
-
 def load_checkpoint(
     path: Path, policy: Policy, optimizer: torch.optim.Optimizer, generators: dict[str, torch.Generator]
 ) -> Progress:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from llmrl.config import PPOConfig
 from llmrl.models.load import LanguageModel
-from llmrl.models.policy import Policy, reference_logits
+from llmrl.models.policy import Policy, response_logits
 from llmrl.ppo.advantages import gae, token_rewards
 from llmrl.ppo.losses import entropy
 from llmrl.ppo.masked import whiten
@@ -69,7 +69,7 @@ def make_experience(
     ):
         responses = tokens[:, -length:]
         outputs = policy(tokens, mask, length)
-        reference_outputs = reference_logits(reference, tokens, mask, length)
+        reference_outputs = response_logits(reference, tokens, mask, length)
         parts.append(
             (
                 token_logprobs(outputs.logits, responses, temperature),

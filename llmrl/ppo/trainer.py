@@ -9,7 +9,7 @@ import torch
 
 from llmrl.errors import RunError
 from llmrl.models.policy import Policy
-from llmrl.ppo.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from llmrl.ppo.checkpoint import Progress, load_checkpoint, save_checkpoint
 from llmrl.ppo.experience import Experience, make_experience
 from llmrl.ppo.masked import masked_mean
 from llmrl.ppo.update import make_optimizer, update
@@ -35,8 +35,7 @@ class PPOTrainer:
             generators[name] = torch.Generator().manual_seed(2 * self.config.seed + offset)
         self.progress = Progress(step=0, episodes=0, generators=generators)
         if self.config.resume:
-            checkpoint = newest_checkpoint(workbench.run.checkpoints)
-            self.progress = load_checkpoint(checkpoint, self.policy, self.optimizer, generators)
+            self.progress = load_checkpoint(workbench.run.newest_checkpoint(), self.policy, self.optimizer, generators)
             workbench.run.cut_after(self.progress.step or -1)  # a run at its very beginning evaluates anew
 
     def train(self) -> Outcome:

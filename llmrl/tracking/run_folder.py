@@ -67,6 +67,13 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"the run folder {self.path} can't be written to: {error.strerror or error}") from error
 
+    def newest_checkpoint(self) -> Path:
+        """The folder of the newest checkpoint. Raises UserError if there is none."""
+        found = sorted(self.checkpoints.glob("step-*"))
+        if not found:
+            raise UserError(f"{self.path} holds no checkpoint to resume from; start the run again")
+        return found[-1]
+
     def refuse_if_taken(self) -> None:
         """Raises UserError if the folder holds a run already."""
         if (self.path / "run.json").exists():

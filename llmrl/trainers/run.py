@@ -18,7 +18,6 @@ from llmrl.errors import INTERRUPTED, RunError, UserError
 from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
 from llmrl.models.load import load, save
-from llmrl.ppo.checkpoint import newest_checkpoint
 from llmrl.prompts import load_prompts
 from llmrl.registry import TRAINERS
 from llmrl.rollout import encode_prompts
@@ -162,7 +161,7 @@ def _resumed(folder: str) -> tuple[RunFolder, TrainConfig]:
     if others:
         raise UserError(f"resume= goes on with the config of the run; {others[0]} can't be changed")
     run = find_run(folder)
-    newest_checkpoint(run.checkpoints)  # refused before a model loads if there is none
+    run.newest_checkpoint()  # refused before a model loads if there is none
     if run.record.get("status") == "finished":
         raise UserError(f"{folder} is finished; start a new run from its model with model.name_or_path={folder}")
     config = read_train_config(run.path / "config.yaml")

@@ -8,8 +8,9 @@ from llmrl.config import PPOConfig
 from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel
 from llmrl.models.policy import Policy
-from llmrl.ppo.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from llmrl.ppo.checkpoint import Progress, load_checkpoint, save_checkpoint
 from llmrl.ppo.update import make_optimizer
+from llmrl.tracking import RunFolder
 
 
 def stepped(tiny: LanguageModel) -> tuple[Policy, torch.optim.Optimizer, Progress]:
@@ -24,13 +25,13 @@ def stepped(tiny: LanguageModel) -> tuple[Policy, torch.optim.Optimizer, Progres
 def test_everything_comes_back(tiny: LanguageModel, tmp_path) -> None:
     policy, optimizer, progress = stepped(tiny)
     torch.rand(7, generator=progress.generators["sampling"])
-    save_checkpoint(tmp_path, policy, optimizer, progress, keep=2)
+    path = save_checkpoint(tmp_path, policy, optimizer, progress, keep=2)
     following = torch.rand(3, generator=progress.generators["sampling"])
 
     other = Policy(tiny.frozen_copy())
     other.model.requires_grad_(True)
     other_optimizer = make_optimizer(other, PPOConfig(lr=1e-3))
-    restored = load_checkpoint(newest_checkpoint(tmp_path), other, other_optimizer, {"sampling": torch.Generator()})
+    restored = load_checkpoint(path, other, other_optimizer, {"sampling": torch.Generator()})
     assert (restored.step, restored.episodes) == (3, 96)
     assert torch.equal(torch.rand(3, generator=restored.generators["sampling"]), following)
     for mine, theirs in zip(policy.parameters(), other.parameters(), strict=True):
@@ -51,7 +52,7 @@ def test_the_newest_are_kept_and_nothing_is_half_written(tiny: LanguageModel, tm
 
 def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused(tiny: LanguageModel, tmp_path) -> None:
     with pytest.raises(UserError, match="holds no checkpoint"):
-        newest_checkpoint(tmp_path)
+        RunFolder(tmp_path).newest_checkpoint()
     policy, optimizer, progress = stepped(tiny)
     path = save_checkpoint(tmp_path, policy, optimizer, progress, keep=1)
     shutil.copy(path / "random.safetensors", path / "policy.safetensors")
