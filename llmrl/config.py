@@ -285,8 +285,7 @@ class GenerateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     run: str | None = None  # a run folder, or latest: its trained model, in place of `model`
-    prompt: str | None = None  # one prompt; quote it twice for the shell: 'prompt="Once upon a time"'
-    prompts: list[str] = field(default_factory=list)  # several: 'prompts=["One","Two"]'
+    prompt: Any = None  # quote it twice for the shell: 'prompt="Once upon a time"'; several: 'prompt=["One day","Rain"]'
     file: str | None = None  # a file of prompts: .jsonl with the key `prompt`, or one a line
     out: str | None = None  # write JSON lines here instead of to the terminal
     samples: int = 1  # responses per prompt
@@ -301,8 +300,8 @@ class GenerateConfig:
         at_least("batch_size", self.batch_size, 1)
         at_least("threads", self.threads, 0)
         between("seed", self.seed, 0, 2**32 - 1)
-        if sum((self.prompt is not None, bool(self.prompts), self.file is not None)) != 1:
-            raise UserError("give exactly one of prompt=, prompts=[...] or file=, for example 'prompt=\"Once upon a time\"'")
+        if (self.prompt is None) == (self.file is None):
+            raise UserError("give one of prompt= and file=, for example 'prompt=\"Once upon a time\"'")
 
 
 @dataclass

@@ -26,14 +26,17 @@ Config = TypeVar("Config")
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "generate": GenerateConfig, "compare": CompareConfig}
 
 
+HYDRA_FLAGS = {
+    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell-completion",
+    "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info",
+}  # fmt: skip
+
+
 def run(command: str, schema: type[Config], work: Callable[[Config], int | None]) -> int:
     """Compose the config of `command`, call `work` with it as a dataclass, and return the exit status.
 
     0 done; 2 what the person who typed it can mend, in one line; 130 interrupted; anything else raises.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        show_help(command, schema, [word for word in sys.argv[1:] if not word.startswith("-")])
-        return 0
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of being printed by Hydra
     statuses: list[int] = []
@@ -50,15 +53,19 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
         finally:
             _drop_empty_folder()
         if statuses[-1] == INTERRUPTED:
-            raise KeyboardInterrupt  # the person wants the sweep to stop, not this job alone
+            raise KeyboardInterrupt("said")  # the person wants the sweep to stop, not this job alone
 
     try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            show_help(command, schema, [word for word in sys.argv[1:] if not word.startswith("-")])
+            return 0
         prepare(command, schema)
         sys.argv[1:] = [_as_meant(word) for word in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)(task)()
         return max(statuses, default=0)
-    except KeyboardInterrupt:
-        print("llmrl: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            print("llmrl: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         message = explain(error, schema)
@@ -117,7 +124,7 @@ def prepare(command: str, schema: type) -> None:
 
 def _job_name(overrides: str) -> str:
     """A folder name from a sweep job's overrides: no separators, not too long."""
-    return re.sub(r"[^\w.=,+-]+", "-", str(overrides))[:100] or "job"
+    return re.sub(r"[^\w.+-]+", "-", str(overrides).replace(",", "_")).strip("-")[:100] or "job"
 
 
 def _as_meant(word: str) -> str:
@@ -127,6 +134,8 @@ def _as_meant(word: str) -> str:
     person's own function have no schema, so Hydra wants their first mention marked.
     """
     key, _, value = word.partition("=")
+    if word.startswith("--") and key not in HYDRA_FLAGS:
+        raise UserError(f"{key} is not a flag; options are written key=value, as in trainer.steps=10 (all of them: --help)")
     if value == "null" and key in groups():
         raise UserError(f"{key} can't be null{did_you_mean('', list(options(key)))}")
     if key.startswith("reward.python.parameters."):

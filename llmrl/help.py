@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llmrl.config import CONF_DIR
-from llmrl.registry import RETRIEVERS, REWARDS, TRAINERS
+from llmrl.errors import UserError
+from llmrl.registry import RETRIEVERS, REWARDS, TRAINERS, did_you_mean
 
 ABOUT = {
     "train": (
@@ -33,7 +34,7 @@ ABOUT = {
         "Sample from any model or run folder.",
         [
             ("'prompt=\"Once upon a time\"'", "stream a response to the terminal"),
-            ('run=latest \'prompts=["One day","Rain"]\' samples=3 rollout.temperature=0.7', "from a trained model"),
+            ('run=latest \'prompt=["One day","Rain"]\' samples=3', "from the newest trained model, sampled as it was trained"),
             ("model.name_or_path=FOLDER file=prompts.txt out=responses.jsonl", "a file in, JSON lines out"),
         ],
     ),
@@ -70,24 +71,24 @@ def _first_comment(path: Path) -> str:
 def show_help(command: str, schema: type, topics: list[str]) -> None:
     """Print what the command does, its groups and its options; with a topic, that group's options only."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 128)
+    sections = {item.name: item.type for item in fields(schema) if isinstance(item.type, type) and is_dataclass(item.type)}
+    if topics:
+        for topic in topics:
+            _show_group(console, topic, sections)
+        return
     about, examples = ABOUT[command]
     console.print(Text(about, style="bold"))
     console.print(Text(f"\nUsage: python -m llmrl.{command} [group=choice ...] [key=value ...]\n"))
     for words, meaning in examples:
         console.print(Text(f"  python -m llmrl.{command} {words}", style="cyan"), Text(f"\n      {meaning}"), sep="")
-    sections = {item.name: item.type for item in fields(schema) if isinstance(item.type, type) and is_dataclass(item.type)}
     has_reward = any(item.name == "reward" for item in fields(schema))
     console.print(Text("\nGroups", style="bold"), "(more of one: --help GROUP)")
     for group in groups():
         if group in sections or (group == "reward" and has_reward) or (group == "experiment" and command == "train"):
             console.print(Text(f"  {group} = ") + Text(", ".join(options(group)), style="cyan"))
-    if topics:
-        for topic in topics:
-            _show_group(console, topic, sections)
-    else:
-        _show_fields(console, "Options", schema, "")
-        for name, section in sections.items():
-            _show_fields(console, (section.__doc__ or "").splitlines()[0], section, f"{name}.")
+    _show_fields(console, "Options", schema, "")
+    for name, section in sections.items():
+        _show_fields(console, (section.__doc__ or "").splitlines()[0], section, f"{name}.")
     console.print(
         "Also: --cfg job shows the composed config, --config-dir adds a folder of your own, --hydra-help lists the rest."
     )
@@ -105,7 +106,7 @@ def _show_group(console: Console, topic: str, sections: dict[str, Any]) -> None:
         for choice, meaning in options(topic).items():
             console.print(Text(f"  {topic}={choice}", style="cyan"), Text(meaning))
     else:
-        console.print(f"There is no group {topic}.")
+        raise UserError(f"there is no group {topic!r}{did_you_mean(topic, groups())}")
 
 
 def _show_fields(console: Console, title: str, schema: type, prefix: str) -> None:

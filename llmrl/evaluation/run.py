@@ -19,7 +19,7 @@ def compare_run(config: CompareConfig) -> int:
     """Sample base and trained on the run's prompts, score by the run's rewards, write evaluation.json, print the verdict."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = find_run(config.run)
+    run = find_run(config.run, with_model=True)
     trained_on = read_train_config(run.path / "config.yaml")
     split = load_prompts(trained_on.prompts)
     settings = trained_on.model
@@ -30,12 +30,9 @@ def compare_run(config: CompareConfig) -> int:
     comparison = compare(base, trained, prompts, trained_on.reward, trained_on.rollout, config.evaluation)
     console = Console(highlight=False, soft_wrap=True)
     show_comparison(comparison, console, config.evaluation.examples, held_out=config.held_out)
-    path = run.evaluation_file
-    if config.held_out and config.base is None:
-        run.mark(run.record["status"], verdict=comparison.verdict)
-    else:  # another question than the run's own: beside its answer, not over it
-        against = re.sub(r"\W+", "-", Path(config.base).name) if config.base else "base"
-        path = path.with_name(f"evaluation_{'held_out' if config.held_out else 'training'}_against_{against}.json")
+    # Beside the run's own evaluation.json, never over it: a verdict is not asked for until it pleases.
+    against = re.sub(r"\W+", "-", Path(config.base).name) if config.base else "base"
+    path = run.path / f"comparison_{'held_out' if config.held_out else 'training'}_{against}.json"
     write_comparison(path, comparison)
-    console.print(f"written to {path}", markup=False)
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
     return 0

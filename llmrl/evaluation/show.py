@@ -14,7 +14,9 @@ def show_comparison(comparison: Comparison, console: Console, examples: int, hel
     """Print the figures, the verdict in plain words, and a few pairs side by side, unpicked."""
     which = "Held-out comparison" if held_out else "Comparison"
     where = "never trained on" if held_out else "of the training set"
-    console.print(f"\n{which}: {comparison.samples} responses each to {comparison.prompts} prompts {where}", style="bold")
+    console.print(
+        f"\n{which}: {comparison.samples} responses of each model to {comparison.prompts} prompts {where}", style="bold"
+    )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("", "base", "trained", "difference (95 % interval)"):
         table.add_column(title, justify="left" if not title else "right")
@@ -35,7 +37,7 @@ def show_comparison(comparison: Comparison, console: Console, examples: int, hel
     table.add_row(
         "perplexity under base, median", f"{base.perplexity_under_base:.1f}", f"{trained.perplexity_under_base:.1f}", ""
     )
-    table.add_row("KL to base, nats per response", "", f"{comparison.kl:.2f}", "")
+    table.add_row("KL to base, nats per response", "", f"{round(comparison.kl, 2) + 0.0:.2f}", "")
     console.print(table)
     for prompt, before, after in comparison.pairs[:: max(1, len(comparison.pairs) // examples)][:examples] if examples else []:
         console.print(Text(f"\n{prompt}", style="cyan"))

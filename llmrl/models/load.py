@@ -156,7 +156,9 @@ def cache_folder() -> Path:
 def _model_folder(path: Path, name: str) -> Path:
     if (path / "run.json").is_file():
         if not (path / "final").is_dir():
-            raise UserError(f"run folder {name} has no final/ model yet: the run did not finish; resume it with resume={name}")
+            saved = list((path / "checkpoints").glob("step-*"))
+            advice = f"go on with it: python -m llmrl.train resume={name}" if saved else "it saved nothing; train again"
+            raise UserError(f"run folder {name} has no final/ model, as the run did not finish; {advice}")
         return path / "final"
     if not (path / "config.json").is_file():
         ggufs = sorted(path.glob("*.gguf"))

@@ -3,8 +3,10 @@
 import dataclasses
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -117,8 +119,10 @@ def score(rewards: Mapping[str, Reward], samples: Sequence[Sample]) -> Scores:
         except UserError:
             raise
         except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
             raise RunError(
-                f"reward {name!r} raised {type(error).__name__}: {one_line(error)}; {_culprit(each, samples)}"
+                f"reward {name!r} raised {type(error).__name__}: {one_line(error)} ({Path(where.filename).name}, line "
+                f"{where.lineno}); {_culprit(each, samples)}"
             ) from error
         components[name] = _checked(name, values, samples)
     weights = {name: each.weight for name, each in rewards.items()}

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.text import Text
 
-from llmrl.config import GenerateConfig, PromptsConfig, PromptSource
+from llmrl.config import GenerateConfig, PromptsConfig, PromptSource, read_train_config
 from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt
@@ -25,7 +26,10 @@ def generate(config: GenerateConfig) -> int:
     prompts = [prompt for prompt in _prompts(config) for _ in range(config.samples)]
     out = Path(config.out).expanduser() if config.out is not None else None
     if config.run is not None:
-        config.model.name_or_path = str(find_run(config.run).path)
+        run = find_run(config.run, with_model=True)
+        config.model.name_or_path = str(run.path)
+        if not any(word.startswith("rollout") for word in HydraConfig.get().overrides.task):
+            config.rollout = read_train_config(run.path / "config.yaml").rollout  # as it was trained and compared
     language_model = load(config.model)
     console = Console(highlight=False, soft_wrap=True)
     generator = torch.Generator().manual_seed(config.seed)
@@ -52,8 +56,8 @@ def _prompts(config: GenerateConfig) -> list[Prompt]:
         if not found:
             raise UserError(f"file={config.file} holds no prompts")
         return found
-    texts = config.prompts or [config.prompt or ""]
-    if any(not text.strip() for text in texts):
+    texts = [str(text) for text in (config.prompt if isinstance(config.prompt, list) else [config.prompt])]
+    if not texts or any(not text.strip() for text in texts):
         raise UserError("a prompt is empty; give it some words, for example 'prompt=\"Once upon a time\"'")
     return [Prompt(text=text, id=str(number)) for number, text in enumerate(texts)]
 

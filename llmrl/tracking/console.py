@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressDisplay:
@@ -20,7 +20,7 @@ class ProgressDisplay:
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+                TimeRemainingColumn(), TextColumn("left"), console=self.console,
             )  # fmt: skip
             self._task = self._progress.add_task("train", total=steps, completed=done, figures="")
 

@@ -106,10 +106,14 @@ class RunFolder:
                 write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
-def find_run(name: str) -> RunFolder:
-    """The run folder of that path; `latest` is the newest under outputs/. Raises UserError if there is none."""
+def find_run(name: str, with_model: bool = False) -> RunFolder:
+    """The run folder of that path; `latest` is the newest under outputs/, the newest that has its final model if asked for.
+
+    Raises UserError if there is none.
+    """
     if name == "latest":
         found = sorted(OUTPUTS.glob("**/run.json"), key=lambda path: path.stat().st_mtime)
+        found = [path for path in found if not with_model or (path.parent / "final").is_dir()]
         if not found:
             raise UserError(f"run=latest: there is no run under {OUTPUTS}/ yet; train one first")
         return RunFolder(found[-1].parent)

@@ -28,7 +28,7 @@ class Tracker(Protocol):
 def check_tracker(config: TrackerConfig) -> None:
     """Raises UserError, before a model loads, if the package of the tracker is missing."""
     if config.kind is TrackerKind.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("tracker=tensorboard needs the package: pip install 'llmrl[tensorboard]'")
+        raise UserError("tracker=tensorboard needs the package: pip install tensorboard")
 
 
 def make_tracker(config: TrackerConfig, run: RunFolder, settings: dict[str, Any]) -> Tracker:

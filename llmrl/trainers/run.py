@@ -96,6 +96,9 @@ def _carried_through(bench: Workbench, console: Console) -> int:
         raise
     except BaseException as error:
         _mark_failed(bench.run, error)
+        if isinstance(error, RunError) and list(bench.run.checkpoints.glob("step-*")):
+            folder = _relative(bench.run.path)
+            raise RunError(f"{error}; traceback in {folder}/error.txt; once mended: resume={folder}") from error
         raise
     finally:
         _close(bench.tracker, exit_code)

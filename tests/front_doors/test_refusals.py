@@ -100,8 +100,11 @@ def test_train(typed: Callable, tmp_path: Path, words: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("command", "words", "said"),
     [
-        ("generate", [], "give exactly one of prompt=, prompts=[...] or file="),
-        ("generate", ["prompt=hello", "file=x"], "give exactly one of"),
+        ("generate", [], "give one of prompt= and file="),
+        ("generate", ["prompt=hello", "file=x"], "give one of"),
+        ("generate", ["prompt=[]"], "a prompt is empty"),
+        ("generate", ["--steps", "10"], "--steps is not a flag; options are written key=value"),
+        ("generate", ["--help", "rolout"], "there is no group 'rolout'; did you mean 'rollout'?"),
         ("generate", ["prompt='  '"], "a prompt is empty"),
         ("generate", ["file=missing.txt"], "there is no such file"),
         ("generate", ["prompt=hello", "rollout.max_new_tokens=0"], "it must be at least 1"),

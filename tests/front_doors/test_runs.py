@@ -62,7 +62,7 @@ def test_a_run_folder_is_a_contract(finished: Path) -> None:
 def test_the_terminal_shows_the_verdict(finished: Path) -> None:
     shown = (finished / "stdout").read_text(encoding="utf-8")
     assert "step 2/2" in shown
-    assert "Held-out comparison: 64 responses each" in shown
+    assert "Held-out comparison: 64 responses of each model" in shown
     assert "Verdict:" in shown
     evaluation = json.loads((finished / "run" / "evaluation.json").read_text(encoding="utf-8"))
     assert f"Verdict: {evaluation['verdict']}" in shown
@@ -108,7 +108,8 @@ def test_compare_gives_the_same_figures_again(finished: Path, command: Command) 
     before = json.loads(path.read_text(encoding="utf-8"))
     done = command("compare", "run=run", "evaluation.samples=64", cwd=finished)
     assert done.returncode == 0, done.stderr
-    after = json.loads(path.read_text(encoding="utf-8"))
+    after = json.loads((path.parent / "comparison_held_out_base.json").read_text(encoding="utf-8"))
+    assert json.loads(path.read_text(encoding="utf-8")) == before  # the run's own verdict stays
     assert after["difference"] == before["difference"]
     assert [pair[2]["response"] for pair in after["pairs"]] == [pair[2]["response"] for pair in before["pairs"]]
 
