@@ -103,7 +103,7 @@ def render(title: str, runs: list[dict], name: str, recipe: str) -> str:
         f"torch {first['versions']['torch']}, transformers {first['versions']['transformers']}.\n\n"
         f"{first['samples']} responses of each model to held-out prompts, 95 % bootstrap interval over prompts; KL to the base "
         "in nats per response. Before / after: share of responses that say three words in a row again or stutter; words; "
-        "median perplexity under the base. Seconds are the whole command's.\n"
+        "median perplexity under the base. Seconds are the whole command's, whatever else the machine was doing.\n"
         f"{HEADER}{chr(10).join(map(row, runs))}\n\n"
         + (f"Held-out reward while training (32 prompts):\n\n{evals}\n\n" if evals else "")
         + f"![learning curve]({name}.png)\n\nFour pairs of seed {first['seed']}, evenly spaced, none picked:\n\n{examples}\n"
