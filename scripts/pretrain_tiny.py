@@ -96,6 +96,16 @@ def token_loss(model: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
 
+def accumulate(model: GPT2LMHeadModel, batch: torch.Tensor) -> float:
+    """Add the batch's gradient, 2,048 tokens at a time so that activations stay small; its mean loss."""
+    loss = 0.0
+    for part in batch.split(2048 // (batch.shape[1] - 1)):
+        part_loss = token_loss(model, part) * (len(part) / len(batch))
+        part_loss.backward()
+        loss += part_loss.item()
+    return loss
+
+
 @torch.no_grad()
 def held_out_loss(model: GPT2LMHeadModel, rows: torch.Tensor) -> float:
     model.eval()
@@ -141,11 +151,7 @@ def train(args: argparse.Namespace) -> None:
         if row + batch_rows > len(rows) or rows.shape[1] != length + 1:
             rows, row = pack(documents, length, rng), 0
         batch, row = rows[row : row + batch_rows], row + batch_rows
-        loss = 0.0
-        for part in batch.split(2048 // length):
-            part_loss = token_loss(model, part) * (len(part) / len(batch))
-            part_loss.backward()
-            loss += part_loss.item()
+        loss = accumulate(model, batch)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         # Warm up for 2 % of the steps, hold, and fall linearly to zero over the last 60 %.
         factor = min(1.0, (step + 1) / (0.02 * steps), (steps - step) / (0.6 * steps))
@@ -156,19 +162,12 @@ def train(args: argparse.Namespace) -> None:
             optimizer.zero_grad()
         running.append(loss)
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            elapsed = time.perf_counter() - start
-            print(
-                f"step {step + 1}/{steps} pass {(step + 1) * args.batch * args.length / tokens:.2f} "
-                f"loss {sum(running) / len(running):.3f} held-out {held_out_loss(model, held_out):.3f} "
-                f"{(step + 1) * args.batch * args.length / elapsed:.0f} tokens/s {elapsed:.0f} s",
-                flush=True,
-            )
+            seen = (step + 1) * args.batch * args.length
+            report(step + 1, steps, seen, tokens, running, held_out_loss(model, held_out), start)
             running = []
         if (step + 1) % 500 == 0:
             save(model, tokenizer, args.out)
     save(model, tokenizer, args.out)
-    final = held_out_loss(model, held_out)
-    held_out_tokens = sum(map(len, encode(tokenizer, held_out_texts)))
     record = {
         "parameters": model.num_parameters(),
         "texts": len(train_texts),
@@ -178,15 +177,34 @@ def train(args: argparse.Namespace) -> None:
         "tokens_per_step": args.batch * args.length,
         "learning_rate": args.lr,
         "seed": args.seed,
-        "held_out_texts": len(held_out_texts),
-        "held_out_loss_nats_per_token": round(final, 4),
-        "held_out_bytes_per_token": round(sum(len(text.encode()) for text in held_out_texts) / held_out_tokens, 3),
+        **held_out_figures(model, tokenizer, held_out_texts, held_out),
         "seconds": round(time.perf_counter() - start),
         "device": DEVICE,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def held_out_figures(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: list[str], rows: torch.Tensor
+) -> dict[str, float]:
+    """What the model card says of texts that were never trained on."""
+    tokens = sum(map(len, encode(tokenizer, texts)))
+    return {
+        "held_out_texts": len(texts),
+        "held_out_loss_nats_per_token": round(held_out_loss(model, rows), 4),
+        "held_out_bytes_per_token": round(sum(len(text.encode()) for text in texts) / tokens, 3),
+    }
+
+
+def report(step: int, steps: int, seen: int, tokens: int, losses: list[float], held_out: float, start: float) -> None:
+    elapsed = time.perf_counter() - start
+    print(
+        f"step {step}/{steps} pass {seen / tokens:.2f} loss {sum(losses) / len(losses):.3f} held-out {held_out:.3f} "
+        f"{seen / elapsed:.0f} tokens/s {elapsed:.0f} s",
+        flush=True,
+    )
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Sample:
 
 
 @dataclass
-class Reward:
+class Reward(ABC):
     """Base of every reward: a dataclass whose fields are its parameters and whose call scores samples, one number each."""
 
     weight: float = 1.0  # factor of this reward in the sum
@@ -47,9 +48,9 @@ class Reward:
         """What it is registered as."""
         return next((name for name in REWARDS if REWARDS.get(name) is type(self)), type(self).__name__)
 
+    @abstractmethod
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
         """One finite number per sample."""
-        raise NotImplementedError(f"{type(self).__name__} is a reward without a __call__(samples)")
 
 
 @dataclass(frozen=True)
