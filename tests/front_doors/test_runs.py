@@ -89,6 +89,8 @@ def test_the_final_model_loads_without_llmrl(finished: Path) -> None:
 def test_generate_from_a_run_in_many_ways(finished: Path, command: Command) -> None:
     one = command("generate", "run=run", 'prompt="One day"', "rollout.max_new_tokens=5", cwd=finished)
     assert one.stdout.startswith("One day"), one.stderr
+    several = command("generate", "run=run", 'prompt=["One day","Rain"]', "rollout.max_new_tokens=3", cwd=finished).stdout
+    assert [text[:4] for text in several.split("\n\n") if text] == ["One ", "Rain"], several
     (finished / "prompts.txt").write_text("One day\nRain falls when\n", encoding="utf-8")
     words = ["run=run", "file=prompts.txt", "samples=2", "out=responses.jsonl", "rollout.max_new_tokens=5", "seed=3"]
     for _ in range(2):
