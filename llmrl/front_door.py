@@ -4,8 +4,8 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llmrl.config import CONF_DIR, CompareConfig, GenerateConfig, TrainConfig, option_keys
+from llmrl.config import CONF_DIR, CompareConfig, GenerateConfig, TrainConfig, option_keys, optional_sections, section_type
 from llmrl.errors import INTERRUPTED, REFUSED, UserError, one_line
 from llmrl.help import groups, options, show_help
 from llmrl.registry import RETRIEVERS, REWARDS, TRAINERS, did_you_mean
@@ -44,7 +44,7 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
     def task(raw: DictConfig) -> None:
         """One job. What its author can mend is said at once, in one line, and the jobs after it go on."""
         try:
-            statuses.append(work(to_config(raw, schema)) or 0)
+            statuses.append(work(to_config(raw, schema, HydraConfig.get().overrides.task)) or 0)
         except (UserError, OmegaConfBaseException) as error:
             if traceback_wanted:
                 raise
@@ -78,8 +78,13 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def to_config(raw: DictConfig, schema: type[Config]) -> Config:
-    """The dataclasses behind a composed config, checked. Raises UserError naming the key that is missing or wrong."""
+def to_config(raw: DictConfig, schema: type[Config], typed: Sequence[str] = ()) -> Config:
+    """The dataclasses behind a composed config, checked. Raises UserError naming the key that is missing or wrong.
+
+    `typed` are the words of the command line: what they say of a trainer that is not chosen is refused; what a recipe says of
+    one is dropped.
+    """
+    _drop_other_trainers(raw, schema, typed)
     missing = sorted(OmegaConf.missing_keys(raw))
     if missing:
         raise UserError(f"{missing[0]} has no value: set it with {missing[0]}=...")
@@ -90,6 +95,30 @@ def to_config(raw: DictConfig, schema: type[Config]) -> Config:
     return config
 
 
+def _drop_other_trainers(raw: DictConfig, schema: type, typed: Sequence[str]) -> None:
+    sections = optional_sections(schema)
+    chosen = str(OmegaConf.select(raw, "trainer.name")) if sections else ""
+    for name in sections:
+        if name != chosen and raw.get(name) is not None:
+            for word in typed:
+                key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+                if key == name or key.startswith(f"{name}."):
+                    raise UserError(_of_another_trainer(key, name, chosen, schema))
+            raw[name] = None
+
+
+def _of_another_trainer(key: str, name: str, chosen: str, schema: type) -> str:
+    own = [each for each in option_keys(schema) if each.startswith(f"{chosen}.")]
+    twin = f"{chosen}.{key.partition('.')[2]}"
+    if twin in own:
+        instead = f"the one of trainer={chosen} is {twin}"
+    elif own:
+        instead = f"those of trainer={chosen} are {', '.join(own)}"
+    else:
+        instead = f"trainer={chosen} has none of its own"
+    return f"{key} is an option of trainer={name}; {instead}"
+
+
 def _refuse_unknown(raw: DictConfig, section: type, schema: type, prefix: str) -> None:
     """Keys that were forced in with `+` would otherwise be carried along and mean nothing; a group set to null, likewise."""
     kinds = {item.name: item.type for item in fields(section)}
@@ -97,13 +126,15 @@ def _refuse_unknown(raw: DictConfig, section: type, schema: type, prefix: str) -
         full = f"{prefix}{key}"
         if key not in kinds:
             raise UserError(_unknown_key(full, schema, ""))
-        kind = kinds[key]
+        kind = None
         if full == "reward" and isinstance(raw.reward, DictConfig):
             for name in map(str, raw.reward):
                 REWARDS.check(name)
                 _refuse_unknown(raw.reward[name], REWARDS.get(name), schema, f"reward.{name}.")  # type: ignore[arg-type]
-        elif full == "reward" or (isinstance(kind, type) and is_dataclass(kind)):
+        elif full == "reward" or (kind := section_type(kinds[key])):
             if not isinstance(raw._get_node(key), DictConfig) or OmegaConf.is_missing(raw, key) or raw[key] is None:
+                if full != "reward" and not isinstance(kinds[key], type):
+                    continue  # the section of a trainer that is not chosen
                 raise UserError(f"{full} can't be null{did_you_mean('', list(options(full)))}")
             _refuse_unknown(raw[key], kind, schema, f"{full}.")  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmrl.config import CONF_DIR
+from llmrl.config import CONF_DIR, section_type
 from llmrl.errors import UserError
 from llmrl.registry import RETRIEVERS, REWARDS, TRAINERS, did_you_mean
 
@@ -71,7 +71,7 @@ def _first_comment(path: Path) -> str:
 def show_help(command: str, schema: type, topics: list[str]) -> None:
     """Print what the command does, its groups and its options; with a topic, that group's options only."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 128)
-    sections = {item.name: item.type for item in fields(schema) if isinstance(item.type, type) and is_dataclass(item.type)}
+    sections = {item.name: section for item in fields(schema) if (section := section_type(item.type))}
     if topics:
         for topic in topics:
             _show_group(console, topic, sections)
@@ -113,7 +113,7 @@ def _show_fields(console: Console, title: str, schema: type, prefix: str) -> Non
     comments = field_comments(schema)
     table = Table(title=Text(title, style="bold"), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 2))
     for item in fields(schema):
-        if isinstance(item.type, type) and is_dataclass(item.type):
+        if section_type(item.type):
             continue
         table.add_row(Text(prefix + item.name, style="cyan"), Text(_default(item.default)), Text(comments.get(item.name, "")))
     console.print()

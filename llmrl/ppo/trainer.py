@@ -25,11 +25,14 @@ class PPOTrainer:
     """Proximal policy optimisation of a language model against a reward; see `PPOConfig` for every setting."""
 
     def __init__(self, workbench: Workbench) -> None:
+        if workbench.config.ppo is None:
+            raise ValueError("PPOTrainer needs the section ppo of the config")
         self.bench = workbench
         self.config = workbench.config
+        self.ppo = workbench.config.ppo
         workbench.language_model.model.requires_grad_(True)
         self.policy = Policy(workbench.language_model)
-        self.optimizer = make_optimizer(self.policy, self.config.ppo)
+        self.optimizer = make_optimizer(self.policy, self.ppo)
         generators = {}
         for offset, name in enumerate(("sampling", "shuffling")):
             generators[name] = torch.Generator().manual_seed(2 * self.config.seed + offset)
@@ -71,11 +74,11 @@ class PPOTrainer:
             same = f"all {len(scores.total)} rewards of step {self.progress.step + 1} are {scores.total[0]:g}"
             display.warn("rewards are equal", f"{same}: there is nothing to learn from")
         clock.append(time.perf_counter())
-        experience = make_experience(self.policy, bench.reference, rollout, scores, config.ppo, config.rollout.temperature)
+        experience = make_experience(self.policy, bench.reference, rollout, scores, self.ppo, config.rollout.temperature)
         clock.append(time.perf_counter())
         lr = self._set_learning_rate()
         update_metrics = update(
-            self.policy, self.optimizer, experience, config.ppo, config.rollout.temperature, generators["shuffling"]
+            self.policy, self.optimizer, experience, self.ppo, config.rollout.temperature, generators["shuffling"]
         )
         clock.append(time.perf_counter())
         self.progress.step += 1
@@ -84,7 +87,7 @@ class PPOTrainer:
         metrics = {
             **objective_metrics(rollout, scores, experience),
             **update_metrics,
-            "objective/kl_coef": config.ppo.kl_coef,
+            "objective/kl_coef": self.ppo.kl_coef,
             "lr": lr,
             "episodes": float(self.progress.episodes),
             "tokens/s": float(rollout.response_mask.sum()) / sum(seconds.values()),
@@ -111,7 +114,7 @@ class PPOTrainer:
 
     def _next_prompts(self) -> list[Prompt]:
         """The next batch of an endless sequence of shuffled passes; it follows from seed and episodes alone."""
-        prompts, size = self.bench.prompts.train, self.config.ppo.batch_size
+        prompts, size = self.bench.prompts.train, self.ppo.batch_size
         chosen = []
         for position in range(self.progress.episodes, self.progress.episodes + size):
             lap, place = divmod(position, len(prompts))

@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> int:
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"llmrl: {config.model.name_or_path}, reward {' + '.join(config.reward)}, {config.trainer.steps} steps of "
-        f"{config.ppo.batch_size} responses, {run.record['precision']} on {run.record['device']}, in {_relative(run.path)}",
+        f"{config.trainer.name}, {run.record['precision']} on {run.record['device']}, in {_relative(run.path)}",
         markup=False,
     )
     if config.rollout.top_k or config.rollout.top_p < 1:

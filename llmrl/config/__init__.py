@@ -1,0 +1,69 @@
+"""The schema of every option a person can choose: type, unit, range and one line of meaning each.
+
+Values live in `conf/`; this package holds what they may be. Importing it loads neither torch nor transformers. A value out of
+its range raises `UserError` naming the key, the value and what is allowed. Each field's comment is shown by `--help <group>`.
+"""
+
+from pathlib import Path
+
+from llmrl.config.checks import absolute_if_there
+from llmrl.config.commands import (
+    CompareConfig,
+    GenerateConfig,
+    TrainConfig,
+    option_keys,
+    optional_sections,
+    read_train_config,
+    section_type,
+)
+from llmrl.config.ppo import KLEstimator, KLPlace, PPOConfig, Schedule, ScoreNormalization, ValueHead
+from llmrl.config.sections import (
+    Device,
+    EvaluationConfig,
+    FinalModel,
+    ModelConfig,
+    Precision,
+    PromptsConfig,
+    PromptSource,
+    RetrieverConfig,
+    RolloutConfig,
+    TrackerConfig,
+    TrackerKind,
+    TrainerConfig,
+    WandbMode,
+)
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+"""Absolute: a relative config path fails through a console script."""
+
+__all__ = [
+    "CONF_DIR",
+    "CompareConfig",
+    "Device",
+    "EvaluationConfig",
+    "FinalModel",
+    "GenerateConfig",
+    "KLEstimator",
+    "KLPlace",
+    "ModelConfig",
+    "PPOConfig",
+    "Precision",
+    "PromptSource",
+    "PromptsConfig",
+    "RetrieverConfig",
+    "RolloutConfig",
+    "Schedule",
+    "ScoreNormalization",
+    "TrackerConfig",
+    "TrackerKind",
+    "TrainConfig",
+    "TrainerConfig",
+    "ValueHead",
+    "WandbMode",
+    "absolute_if_there",
+    "option_keys",
+    "optional_sections",
+    "read_train_config",
+    "section_type",
+]

@@ -1,0 +1,30 @@
+"""What every section of the config checks its values with."""
+
+import math
+from pathlib import Path
+
+from llmrl.errors import UserError
+
+
+def refuse(key: str, value: object, allowed: str) -> UserError:
+    return UserError(f"{key}={value} is out of range: {allowed}")
+
+
+def at_least(key: str, value: float | None, minimum: float) -> None:
+    if value is not None and not (value >= minimum and math.isfinite(value)):
+        raise refuse(key, value, f"it must be at least {minimum}")
+
+
+def above(key: str, value: float | None, minimum: float) -> None:
+    if value is not None and not (value > minimum and math.isfinite(value)):
+        raise refuse(key, value, f"it must be above {minimum}")
+
+
+def between(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise refuse(key, value, f"it must be between {low} and {high}")
+
+
+def absolute_if_there(path: str) -> str:
+    """A path that exists, made absolute, so that a run's config means the same from every folder; anything else as it is."""
+    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path

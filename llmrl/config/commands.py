@@ -1,0 +1,137 @@
+"""What each command takes: the whole config of a run, and of sampling and comparing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from llmrl.config.checks import at_least, between
+from llmrl.config.ppo import PPOConfig
+from llmrl.config.sections import (
+    EvaluationConfig,
+    ModelConfig,
+    PromptsConfig,
+    RetrieverConfig,
+    RolloutConfig,
+    TrackerConfig,
+    TrainerConfig,
+)
+from llmrl.errors import UserError, one_line
+from llmrl.registry import REWARDS
+
+
+@dataclass
+class TrainConfig:
+    """Everything about one training run."""
+
+    seed: int = 0  # of sampling, data order and everything else that is random; 0 to 2^32 - 1
+    resume: str | None = None  # a run folder to go on with; auto: this command's own unfinished run, if there is one
+    model: ModelConfig = field(default_factory=ModelConfig)
+    reward: dict[str, Any] = field(default_factory=dict)  # name to reward; `reward=[a,b]` adds them up by weight
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    ppo: PPOConfig | None = None  # with trainer=ppo
+    retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        between("seed", self.seed, 0, 2**32 - 1)
+        if self.resume is not None and not self.resume.strip():
+            raise UserError("resume= is empty: name the run folder to go on with")
+        if not self.reward:
+            raise UserError(
+                "no reward: choose at least one, for example reward=no_repeat or reward=[no_repeat,end_of_sentence]"
+            )
+        if all(getattr(reward, "weight", 1) == 0 for reward in self.reward.values()):
+            raise UserError("every reward has weight 0: there is nothing to learn from")
+        self._check_sections()
+
+    def _check_sections(self) -> None:
+        """Each trainer has a section of its own name, if it has options; those of another trainer would mean nothing."""
+        for name in optional_sections(type(self)):
+            if (name == self.trainer.name) != (getattr(self, name) is not None):
+                raise UserError(
+                    f"the section {name} goes with trainer={name} and no other; this is trainer={self.trainer.name}"
+                )
+        if self.ppo is not None and self.ppo.warmup_steps >= self.trainer.steps:
+            raise UserError(
+                f"ppo.warmup_steps={self.ppo.warmup_steps} leaves nothing of trainer.steps={self.trainer.steps}: make it less"
+            )
+
+
+@dataclass
+class GenerateConfig:
+    """Sample from any model or run folder."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    run: str | None = None  # a run folder, or latest: its trained model, in place of `model`
+    prompt: Any = None  # quote it twice for the shell: 'prompt="Once upon a time"'; several: 'prompt=["One day","Rain"]'
+    file: str | None = None  # a file of prompts: .jsonl with the key `prompt`, or one a line
+    out: str | None = None  # write JSON lines here instead of to the terminal
+    samples: int = 1  # responses per prompt
+    greedy: bool = False  # the likeliest token always, instead of sampling
+    stream: bool = True  # show tokens as they come, where there is one response and a terminal
+    batch_size: int = 32  # responses sampled at once
+    seed: int = 0  # of sampling
+    threads: int = 0  # processor threads; 0: leave it to torch
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 1)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("threads", self.threads, 0)
+        between("seed", self.seed, 0, 2**32 - 1)
+        if (self.prompt is None) == (self.file is None):
+            raise UserError("give one of prompt= and file=, for example 'prompt=\"Once upon a time\"'")
+
+
+@dataclass
+class CompareConfig:
+    """Base against trained on the held-out prompts of a run."""
+
+    run: str = MISSING  # a run folder, or latest
+    base: str | None = None  # the model to compare with; null: the one the run started from
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    held_out: bool = True  # off: on the prompts the run was trained on
+    threads: int = 0  # processor threads; 0: leave it to torch
+
+    def __post_init__(self) -> None:
+        at_least("threads", self.threads, 0)
+
+
+def read_train_config(path: Path) -> TrainConfig:
+    """The config that a run was started with, from its config.yaml, checked as if it were new. Raises UserError."""
+    try:
+        raw = OmegaConf.load(path)
+        schema = OmegaConf.structured(TrainConfig)
+        schema.reward = {name: OmegaConf.structured(REWARDS.get(name)) for name in raw.reward}
+        return OmegaConf.to_object(OmegaConf.merge(schema, raw))  # type: ignore[return-value]
+    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
+        raise UserError(f"{path} can't be read as a run's config: {one_line(error)}") from error
+
+
+def section_type(annotation: object) -> type | None:
+    """The dataclass of a section's annotation, `Section` or `Section | None`; None for an option."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and is_dataclass(candidate):
+            return candidate
+    return None
+
+
+def optional_sections(schema: type) -> list[str]:
+    """Names of the sections `Section | None`: each goes with the trainer of its name."""
+    return [item.name for item in fields(schema) if section_type(item.type) and not isinstance(item.type, type)]
+
+
+def option_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a dataclass schema allows, parents included."""
+    for item in fields(schema):
+        yield prefix + item.name
+        if section := section_type(item.type):
+            yield from option_keys(section, f"{prefix}{item.name}.")
