@@ -11,8 +11,10 @@ from llmrl.config.commands import (
     CompareConfig,
     GenerateConfig,
     TrainConfig,
+    first_difference,
     option_keys,
     optional_sections,
+    plain,
     read_train_config,
     section_type,
 )
@@ -62,8 +64,10 @@ __all__ = [
     "ValueHead",
     "WandbMode",
     "absolute_if_there",
+    "first_difference",
     "option_keys",
     "optional_sections",
+    "plain",
     "read_train_config",
     "section_type",
 ]

@@ -1,6 +1,6 @@
 """What each command takes: the whole config of a run, and of sampling and comparing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -114,6 +114,34 @@ def read_train_config(path: Path) -> TrainConfig:
         return OmegaConf.to_object(OmegaConf.merge(schema, raw))  # type: ignore[return-value]
     except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
         raise UserError(f"{path} can't be read as a run's config: {one_line(error)}") from error
+
+
+MAY_DIFFER = ("resume", "tracker", "evaluation")
+"""What may change when a run goes on: nothing of it reaches training."""
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """A config as nested plain containers."""
+    return OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)  # type: ignore[return-value]
+
+
+def first_difference(
+    then: TrainConfig | Mapping[str, Any], now: TrainConfig | Mapping[str, Any]
+) -> tuple[str, Any, Any] | None:
+    """(dotted key, value then, value now) of the first option in which two configs differ, if it matters to training."""
+    before, after = (dict(_flat(each if isinstance(each, Mapping) else plain(each))) for each in (then, now))
+    for key in sorted(before.keys() | after.keys()):
+        if key.split(".")[0] not in MAY_DIFFER and before.get(key) != after.get(key):
+            return key, before.get(key), after.get(key)
+    return None
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def section_type(annotation: object) -> type | None:

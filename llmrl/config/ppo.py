@@ -65,7 +65,7 @@ class PPOConfig:
     kl_place: KLPlace = KLPlace.reward  # reward: part of each token's reward; loss: a term of the loss
     kl_estimator: KLEstimator = KLEstimator.k1  # k1 is the one whose gradient is unbiased in the reward, k2 in the loss
     kl_target: float | None = None  # adapt kl_coef to hold the KL here, in nats per response; null: kl_coef is fixed
-    kl_horizon: int = 300  # episodes over which kl_coef adapts, short as a run has few; a fifth per horizon at most
+    kl_horizon: int = 300  # episodes in which kl_coef changes by a fifth at most; short, as a run on one machine has few
     stop_update_kl: float | None = None  # end a step's update where policy and sampler are this far apart, nats per token
     stop_run_kl: float | None = None  # end the run where a batch's KL to the reference is above this, nats per response
     score_normalization: ScoreNormalization = ScoreNormalization.none  # by running deviation (scale), less running mean, too
@@ -76,7 +76,7 @@ class PPOConfig:
     value_head: ValueHead = ValueHead.linear  # linear, or mlp with one hidden layer twice the model's width
     frozen_layers: int = 0  # so many of the lowest layers are not trained and are shared with the reference; 0: all are trained
     lora_rank: int = 0  # train low-rank adapters of this rank in place of the weights; 0: train the weights
-    lora_alpha: float = 16.0  # adapters are scaled by lora_alpha / lora_rank
+    lora_alpha: int = 16  # adapters are scaled by lora_alpha / lora_rank
     lora_targets: list[str] = field(default_factory=list)  # names of the layers that get adapters; []: every linear layer
     gradient_checkpointing: bool = False  # keep fewer activations and compute them again: less memory, a third slower
     max_skipped_updates: int = 20  # optimiser steps in a row lost to a loss or gradient that is not finite, then the run stops
@@ -122,6 +122,11 @@ class PPOConfig:
             )
         if self.kl_target is not None and self.kl_coef == 0:
             raise UserError("ppo.kl_target needs ppo.kl_coef above 0 to start from: it is adapted by factors")
+        if self.kl_target is not None and self.kl_horizon < self.batch_size:
+            raise UserError(
+                f"ppo.kl_horizon={self.kl_horizon} is too short for ppo.batch_size={self.batch_size}: kl_coef would "
+                f"swing with every batch; make it at least {self.batch_size}"
+            )
         if self.kl_target is not None and self.stop_run_kl is not None and self.stop_run_kl <= self.kl_target:
             raise UserError(
                 f"ppo.stop_run_kl={self.stop_run_kl} would end the run before the KL reaches ppo.kl_target={self.kl_target}"

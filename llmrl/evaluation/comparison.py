@@ -17,7 +17,7 @@ from llmrl.models.policy import response_logits
 from llmrl.prompts import Prompt
 from llmrl.rewards import Reward, Sample, score
 from llmrl.rewards.no_repeat import repeated_share, stutter, words_of
-from llmrl.rollout import Rollout, sample, token_logprobs
+from llmrl.rollout import Distribution, Rollout, sample, token_logprobs
 from llmrl.tracking.run_folder import write_text
 
 
@@ -129,13 +129,14 @@ def _describe(
     words = [words_of(one.response) for one in samples]
     everything = [word for row in words for word in row]
     perplexities, kls = [], [0.0]
+    sampled_from = Distribution.of(base, config)
     for rollout in rollouts:
-        under_base = _logprobs(base, rollout, 1.0)
+        under_base = _logprobs(base, rollout, Distribution())
         lengths = rollout.response_mask.sum(-1)
         perplexities += (-under_base.sum(-1) / lengths).exp().tolist()
         if trained is not None:
-            same = under_base if config.temperature == 1 else _logprobs(base, rollout, config.temperature)
-            gap = _logprobs(trained, rollout, config.temperature) - same
+            same = under_base if sampled_from.is_plain else _logprobs(base, rollout, sampled_from)
+            gap = _logprobs(trained, rollout, sampled_from) - same
             kls += gap.sum(-1).tolist()
     texts = Texts(
         words=fmean(len(one.response.split()) for one in samples),
@@ -154,12 +155,12 @@ def repeats(sample: Sample) -> bool:
 
 
 @torch.no_grad()
-def _logprobs(language_model: LanguageModel, rollout: Rollout, temperature: float) -> torch.Tensor:
+def _logprobs(language_model: LanguageModel, rollout: Rollout, distribution: Distribution) -> torch.Tensor:
     """[B, T] log-probabilities of a rollout's responses, 0 on padding, sixteen rows at a time."""
     parts = []
     for tokens, mask in zip(rollout.tokens.split(16), rollout.attention_mask.split(16), strict=True):
         logits = response_logits(language_model, tokens, mask, rollout.response_length)
-        parts.append(token_logprobs(logits, tokens[:, -rollout.response_length :], temperature))
+        parts.append(token_logprobs(distribution.apply(logits), tokens[:, -rollout.response_length :]))
     return torch.cat(parts) * rollout.response_mask
 
 

@@ -5,6 +5,7 @@ No code from a model repository is run and no pickle is read: safetensors and GG
 
 import contextlib
 import copy
+import hashlib
 import inspect
 import io
 import json
@@ -301,6 +302,15 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
         found.add(end)
     size = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
     return tuple(sorted(token for token in found if 0 <= token < size))
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 of all weights, in the order of their names: the same model, the same letters."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

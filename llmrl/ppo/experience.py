@@ -5,14 +5,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from llmrl.config import PPOConfig
+from llmrl.config import KLPlace, PPOConfig
 from llmrl.models.load import LanguageModel
 from llmrl.models.policy import Policy, response_logits
 from llmrl.ppo.advantages import gae, token_rewards
 from llmrl.ppo.losses import entropy
 from llmrl.ppo.masked import whiten
-from llmrl.rewards import Scores
-from llmrl.rollout import Rollout, token_logprobs
+from llmrl.rollout import Distribution, Rollout, token_logprobs
 
 
 @dataclass
@@ -40,9 +39,9 @@ class Experience:
         return (self.logprobs - self.reference_logprobs) * self.response_mask
 
 
-def scaled_scores(scores: Scores, finished: Tensor, config: PPOConfig) -> Tensor:
-    """[B]: the weighted reward divided by its scale, clipped, less the penalty of a response that did not end by itself."""
-    total = torch.tensor(scores.total, dtype=torch.float32, device=finished.device) / config.score_scale
+def scaled_scores(scores: list[float], finished: Tensor, config: PPOConfig) -> Tensor:
+    """[B]: weighted rewards divided by their scale, clipped, less the penalty of a response that was cut off."""
+    total = torch.tensor(scores, dtype=torch.float32, device=finished.device) / config.score_scale
     if config.score_clip is not None:
         total = total.clamp(-config.score_clip, config.score_clip)
     return total - config.missing_eos_penalty * (~finished).float()
@@ -53,35 +52,35 @@ def make_experience(
     policy: Policy,
     reference: LanguageModel,
     rollout: Rollout,
-    scores: Scores,
+    scores: list[float],
     config: PPOConfig,
-    temperature: float,
+    distribution: Distribution,
+    kl_coef: float,
 ) -> Experience:
-    """Score a rollout by policy and reference, a minibatch at a time, and work out advantages and returns.
+    """Score a rollout by policy and reference, some rows at a time, and work out advantages and returns.
 
-    The policy's log-probabilities are computed anew, in the passes the update will make: the ratio is then 1 before the first
-    optimiser step whatever the precision, which the sampler's own, made token by token, would not give in bf16.
+    `scores` [B] are the weighted rewards, normalised if they are to be. The policy's log-probabilities are computed anew, in
+    the passes the update will make: the ratio is then 1 before the first optimiser step whatever the precision, which the
+    sampler's own, made token by token, would not give in bf16.
     """
     parts = []
-    length = rollout.response_length
-    for tokens, mask in zip(
-        rollout.tokens.split(config.minibatch_size), rollout.attention_mask.split(config.minibatch_size), strict=True
-    ):
+    length, size = rollout.response_length, config.micro_batch_size or config.minibatch_size
+    for tokens, mask in zip(rollout.tokens.split(size), rollout.attention_mask.split(size), strict=True):
         responses = tokens[:, -length:]
         outputs = policy(tokens, mask, length)
-        reference_outputs = response_logits(reference, tokens, mask, length)
+        logits = distribution.apply(outputs.logits)
+        reference_logits = distribution.apply(response_logits(reference, tokens, mask, length))
         parts.append(
-            (
-                token_logprobs(outputs.logits, responses, temperature),
-                token_logprobs(reference_outputs, responses, temperature),
-                outputs.values,
-                entropy(outputs.logits.float() / temperature),
-            )
+            (token_logprobs(logits, responses), token_logprobs(reference_logits, responses), outputs.values, entropy(logits))
         )
     response_mask = rollout.response_mask.float()
     logprobs, reference_logprobs, values, entropies = (torch.cat(column) * response_mask for column in zip(*parts, strict=True))
-    kl = logprobs - reference_logprobs
-    rewards = token_rewards(scaled_scores(scores, rollout.finished, config), kl, response_mask, config.kl_coef)
+    rewards = token_rewards(
+        scaled_scores(scores, rollout.finished, config), logprobs - reference_logprobs, response_mask,
+        kl_coef if config.kl_place is KLPlace.reward else 0.0,
+    )  # fmt: skip
+    if config.whiten_rewards:
+        rewards = whiten(rewards, response_mask, shift_mean=False)
     advantages, returns = gae(rewards, values, response_mask, config.gamma, config.gae_lambda)
     if config.whiten_advantages:
         advantages = whiten(advantages, response_mask)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmrl.config import KLEstimator
 from llmrl.ppo.masked import masked_mean, masked_var
 
 
@@ -51,9 +52,21 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
     return ValueLoss(0.5 * masked_mean(torch.maximum(plain, clipped), mask), clipfrac, error)
 
 
+def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
+    """KL(policy || reference) of each token from its log-probabilities, any equal shapes, in nats; differentiable.
+
+    With d = log p_ref - log p: k1 = -d, unbiased; k2 = d^2 / 2, biased, never negative; k3 = e^d - 1 - d, unbiased and never
+    negative. As a term of a loss, only k2 has the gradient of the KL itself, and that of k1 is zero on average (Schulman,
+    Approximating KL Divergence, 2020; arXiv 2512.21852).
+    """
+    d = reference_logprobs - logprobs
+    if estimator is KLEstimator.k1:
+        return -d
+    return 0.5 * d.square() if estimator is KLEstimator.k2 else d.exp() - 1 - d
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of softmax(logits) over the last dimension: logsumexp(z) - sum p z."""
-    logits = logits.float()
     return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""The loop: sample, score, learn, log; now and then look up and save."""
+"""The loop: sample, score, learn, look at held-out prompts, log, save."""
 
 import time
 from collections.abc import Iterator
@@ -7,18 +7,22 @@ from statistics import fmean, pstdev
 
 import torch
 
-from llmrl.errors import RunError
+from llmrl.config import FinalModel, PPOConfig
+from llmrl.errors import RunError, UserError
 from llmrl.models.policy import Policy
-from llmrl.ppo.checkpoint import Progress, load_checkpoint, save_checkpoint
+from llmrl.ppo.checkpoint import Best, DamagedError, Progress, checkpoints, load_checkpoint, load_policy, save_checkpoint
 from llmrl.ppo.experience import Experience, make_experience
+from llmrl.ppo.health import Health
+from llmrl.ppo.kl_control import KLController
 from llmrl.ppo.masked import masked_mean
-from llmrl.ppo.update import make_optimizer, update
+from llmrl.ppo.update import SkippedUpdates, learning_rate_factor, make_optimizer, update
 from llmrl.prompts import Prompt
 from llmrl.rewards import Scores, score
-from llmrl.rollout import Rollout, sample
+from llmrl.rollout import Distribution, Rollout, sample
 from llmrl.tracking.console import ProgressDisplay
+from llmrl.trainers.held_out import held_out_reward
 from llmrl.trainers.interrupt import StopSignal
-from llmrl.trainers.protocol import Outcome, Workbench
+from llmrl.trainers.protocol import Outcome, Workbench, sample_rows
 
 
 class PPOTrainer:
@@ -29,88 +33,157 @@ class PPOTrainer:
             raise ValueError("PPOTrainer needs the section ppo of the config")
         self.bench = workbench
         self.config = workbench.config
-        self.ppo = workbench.config.ppo
-        workbench.language_model.model.requires_grad_(True)
-        self.policy = Policy(workbench.language_model)
+        self.ppo: PPOConfig = workbench.config.ppo
+        self.policy = Policy(workbench.language_model, self.ppo.value_head)
         self.optimizer = make_optimizer(self.policy, self.ppo)
-        generators = {}
-        for offset, name in enumerate(("sampling", "shuffling")):
-            generators[name] = torch.Generator().manual_seed(2 * self.config.seed + offset)
-        self.progress = Progress(step=0, episodes=0, generators=generators)
-        if self.config.resume:
-            self.progress = load_checkpoint(workbench.run.newest_checkpoint(), self.policy, self.optimizer, generators)
-            workbench.run.cut_after(self.progress.step or -1)  # a run at its very beginning evaluates anew
+        self.distribution = Distribution.of(workbench.language_model, self.config.rollout)
+        self.progress = Progress(
+            generators={
+                name: torch.Generator().manual_seed(2 * self.config.seed + offset)
+                for offset, name in enumerate(("sampling", "shuffling"))
+            },
+            kl_control=KLController(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon),
+            skipped=SkippedUpdates(limit=self.ppo.max_skipped_updates),
+        )
+        rollout = self.config.rollout
+        self.health = Health(self.ppo.batch_size, rollout.max_new_tokens, rollout.top_k == 0 and rollout.top_p == 1)
+        self.display = ProgressDisplay(self.config.trainer.steps)
+        self._saved = -1  # the step of the newest checkpoint
 
     def train(self) -> Outcome:
-        """Train to the last step, or to the step in which a stop was asked for. Raises RunError, the run's state saved."""
-        trainer = self.config.trainer
-        saved = self.progress.step if self.config.resume else -1
-        with StopSignal() as stop, ProgressDisplay(trainer.steps, self.progress.step) as display:
-            if self.progress.step == 0 and trainer.eval_every:
-                self._evaluate(display)
-            while self.progress.step < trainer.steps and not stop.requested:
-                metrics = self._step(display)
-                display.step(self.progress.step, metrics)
-                step = self.progress.step
-                if trainer.checkpoint_every and step % trainer.checkpoint_every == 0:
-                    self._save()
-                    saved = step
-                if trainer.eval_every and (step % trainer.eval_every == 0 or step == trainer.steps):
-                    self._evaluate(display)
-        if saved != self.progress.step:
+        """Train to the last step, or until a stop is asked for or due. Raises RunError, the run's state saved."""
+        if self.bench.resumes:
+            self._go_on()
+        progress, steps = self.progress, self.config.trainer.steps
+        self.display.begin_at(progress.step)
+        with StopSignal() as stop, self.display:
+            self._catch_up()
+            while progress.step < steps and not progress.stopped and not stop.requested:
+                metrics, rollout, scores = self._learn()
+                self._log_samples(rollout, scores)
+                self._finish_step(metrics)
+            if progress.stopped:
+                self.display.say(f"stopped after step {progress.step}: {progress.stopped}")
+        if self._saved != progress.step:
             self._save()
-        status = "finished" if self.progress.step == trainer.steps else "interrupted"
-        return Outcome(status=status, steps=self.progress.step, episodes=self.progress.episodes)
+        if not progress.stopped and progress.step < steps:
+            return Outcome("interrupted", progress.step, progress.episodes)
+        if self.config.trainer.final is FinalModel.best and progress.best and progress.best.step != progress.step:
+            load_policy(self.bench.run.checkpoints / f"step-{progress.best.step:06d}", self.policy)
+        return Outcome("finished", progress.step, progress.episodes, progress.stopped)
 
-    def _step(self, display: ProgressDisplay) -> dict[str, float]:
-        """One batch: sampled, scored, learned from and logged. Returns its metrics."""
-        config, bench, generators = self.config, self.bench, self.progress.generators
+    def _go_on(self) -> None:
+        """Restore the newest checkpoint that is whole; a run that has none begins again. Raises UserError if all are bad."""
+        found = checkpoints(self.bench.run.checkpoints)
+        for number, path in enumerate(found):
+            try:
+                load_checkpoint(path, self.policy, self.optimizer, self.progress, self.bench.settings)
+                self._saved = self.progress.step
+                break
+            except DamagedError as error:
+                if number + 1 == len(found):
+                    raise UserError(f"{error}; there is none before it: start the run again") from error
+                self.display.warn(path.name, f"{error}; going on from the one before, {found[number + 1].name}")
+        self.bench.run.cut_after(self.progress.step if self._saved > 0 else -1)  # at its very beginning a run looks anew
+
+    def _catch_up(self) -> None:
+        """The held-out evaluation before the first step, or the one that a run broke off in."""
+        progress = self.progress
+        if progress.step == 0 and self.config.trainer.eval_every and not progress.stopped:
+            progress.best = None
+            self._finish_step({})
+        elif progress.unlogged is not None:
+            metrics, progress.unlogged = progress.unlogged, None
+            self._finish_step(metrics)
+
+    def _learn(self) -> tuple[dict[str, float], Rollout, Scores]:
+        """One batch: sampled, scored and learned from. Returns its metrics."""
+        config, bench, progress = self.config, self.bench, self.progress
         clock = [time.perf_counter()]
         with self._keeping_state():
-            rollout = sample(bench.language_model, self._next_prompts(), config.rollout, generators["sampling"])
+            rollout = sample(bench.language_model, self._next_prompts(), config.rollout, progress.generators["sampling"])
             clock.append(time.perf_counter())
             scores = score(bench.rewards, rollout.samples(config.rollout.max_new_tokens))
-        if len(set(scores.total)) == 1:
-            same = f"all {len(scores.total)} rewards of step {self.progress.step + 1} are {scores.total[0]:g}"
-            display.warn("rewards are equal", f"{same}: there is nothing to learn from")
         clock.append(time.perf_counter())
-        experience = make_experience(self.policy, bench.reference, rollout, scores, self.ppo, config.rollout.temperature)
+        progress.score_statistics.update(scores.total)
+        normalized = progress.score_statistics.normalize(scores.total, self.ppo.score_normalization)
+        coef = progress.kl_control.coef
+        experience = make_experience(self.policy, bench.reference, rollout, normalized, self.ppo, self.distribution, coef)
         clock.append(time.perf_counter())
         lr = self._set_learning_rate()
-        update_metrics = update(
-            self.policy, self.optimizer, experience, self.ppo, config.rollout.temperature, generators["shuffling"]
-        )
+        with self._saving_if_it_fails():
+            update_metrics = update(
+                self.policy, self.optimizer, experience, self.ppo, self.distribution, coef, progress.generators["shuffling"],
+                progress.skipped,
+            )  # fmt: skip
         clock.append(time.perf_counter())
-        self.progress.step += 1
-        self.progress.episodes += len(rollout.texts)
+        progress.step += 1
+        progress.episodes += len(rollout.texts)
         seconds = dict(zip(("rollout", "reward", "experience", "update"), map(float.__sub__, clock[1:], clock), strict=True))
         metrics = {
             **objective_metrics(rollout, scores, experience),
             **update_metrics,
-            "objective/kl_coef": self.ppo.kl_coef,
+            "objective/kl_coef": coef,
             "lr": lr,
-            "episodes": float(self.progress.episodes),
+            "episodes": float(progress.episodes),
             "tokens/s": float(rollout.response_mask.sum()) / sum(seconds.values()),
             "samples/s": len(rollout.texts) / sum(seconds.values()),
             **{f"time/{name}_s": value for name, value in seconds.items()},
         }
-        self._log(metrics, rollout, scores, self.progress.step)
+        progress.kl_control.update(metrics["objective/kl"], len(rollout.texts))
+        return metrics, rollout, scores
+
+    def _finish_step(self, metrics: dict[str, float]) -> None:
+        """Look at held-out prompts if it is time, write the step's one line, heed it, and save if it is time."""
+        trainer, progress, step = self.config.trainer, self.progress, self.progress.step
+        looked = bool(trainer.eval_every) and (step % trainer.eval_every == 0 or step == trainer.steps)
+        if looked:
+            metrics = metrics | self._evaluate(metrics)
+        self.bench.run.log(metrics, step)
+        self.bench.tracker.log(metrics, step)
+        if "objective/scores" in metrics:
+            self.display.step(step, metrics)
+            self._heed(metrics)
+        is_best = looked and progress.best is not None and progress.best.step == step
+        if is_best or (step and trainer.checkpoint_every and step % trainer.checkpoint_every == 0):
+            self._save()
+
+    def _heed(self, metrics: dict[str, float]) -> None:
+        """Warn, and decide whether the run should end."""
+        progress, limit, patience = self.progress, self.ppo.stop_run_kl, self.config.trainer.patience
+        for kind, text in self.health.observe(progress.step, metrics):
+            self.display.warn(kind, text)
+        if limit is not None and metrics["objective/kl"] > limit:
+            progress.stopped = f"the KL of {metrics['objective/kl']:.2f} nats per response is above ppo.stop_run_kl={limit}"
+        best = progress.best
+        if patience is not None and best is not None and best.looks_since >= patience:
+            progress.stopped = (
+                f"no better held-out reward than {best.reward:.3f} of step {best.step} in {best.looks_since} looks"
+            )
+
+    def _evaluate(self, step_metrics: dict[str, float]) -> dict[str, float]:
+        """Mean reward on held-out prompts, one response each, from a random stream of its own."""
+        progress = self.progress
+        try:
+            metrics = held_out_reward(self.bench)
+        except RunError:
+            progress.unlogged = step_metrics if progress.step else None
+            self._save()
+            raise
+        reward = metrics["eval/reward"]
+        if progress.best is None or reward > progress.best.reward:
+            progress.best = Best(progress.step, reward)
+        else:
+            progress.best.looks_since += 1
+        self.display.say(f"held-out reward after {progress.step} steps: {reward:.3f} ({len(self.bench.looked_at)} prompts)")
         return metrics
 
-    def _log(self, metrics: dict[str, float], rollout: Rollout, scores: Scores, step: int) -> None:
-        bench, every = self.bench, self.config.trainer.samples_every
-        bench.run.log(metrics, step)
-        bench.tracker.log(metrics, step)
-        rows = [
-            {
-                "prompt_id": prompt.id, "prompt": prompt.text, "response": text, "reward": scores.total[i],
-                "components": {name: values[i] for name, values in scores.components.items()},
-            }
-            for i, (prompt, text) in enumerate(zip(rollout.prompts, rollout.texts, strict=True))
-        ]  # fmt: skip
-        bench.run.log_samples(rows, step)
+    def _log_samples(self, rollout: Rollout, scores: Scores) -> None:
+        every, step = self.config.trainer.samples_every, self.progress.step
+        rows = sample_rows(rollout.prompts, rollout.texts, scores)
+        self.bench.run.log_samples(rows, step)
         if every and step % every == 0:
-            bench.tracker.log_samples(rows[:8], step)
+            self.bench.tracker.log_samples(rows[:8], step)
 
     def _next_prompts(self) -> list[Prompt]:
         """The next batch of an endless sequence of shuffled passes; it follows from seed and episodes alone."""
@@ -123,29 +196,17 @@ class PPOTrainer:
         return chosen
 
     def _set_learning_rate(self) -> float:
-        """Linear to zero over the run, as in lm-human-preferences. Returns the policy's."""
-        factor = 1 - self.progress.step / self.config.trainer.steps
+        """By schedule; it follows from the step alone. Returns the policy's."""
+        factor = learning_rate_factor(self.progress.step, self.config.trainer.steps, self.ppo)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         return self.optimizer.param_groups[0]["lr"]
 
-    def _evaluate(self, display: ProgressDisplay) -> None:
-        """Mean reward on held-out prompts, one response each, from a random stream of its own."""
-        prompts = self.bench.prompts.held_out[: self.config.trainer.eval_prompts]
-        generator = torch.Generator().manual_seed(self.config.evaluation.seed)
-        with self._keeping_state():
-            rollout = sample(self.bench.language_model, prompts, self.config.rollout, generator)
-            scores = score(self.bench.rewards, rollout.samples(self.config.rollout.max_new_tokens))
-        metrics = {"eval/reward": fmean(scores.total)}
-        metrics |= {f"eval/{name}": fmean(values) for name, values in scores.components.items()}
-        self.bench.run.log(metrics, self.progress.step)
-        self.bench.tracker.log(metrics, self.progress.step)
-        display.say(f"held-out reward after {self.progress.step} steps: {metrics['eval/reward']:.3f} ({len(prompts)} prompts)")
-
     def _save(self) -> None:
-        save_checkpoint(
-            self.bench.run.checkpoints, self.policy, self.optimizer, self.progress, self.config.trainer.keep_checkpoints
-        )
+        run, keep = self.bench.run, self.config.trainer.keep_checkpoints
+        run.flush()  # the lines up to this step, before a checkpoint that counts on them
+        save_checkpoint(run.checkpoints, self.policy, self.optimizer, self.progress, self.bench.settings, keep)
+        self._saved = self.progress.step
 
     @contextmanager
     def _keeping_state(self) -> Iterator[None]:
@@ -159,17 +220,31 @@ class PPOTrainer:
             self._save()
             raise
 
+    @contextmanager
+    def _saving_if_it_fails(self) -> Iterator[None]:
+        """An update that gives up leaves the weights of its last good step: keep them, and let the next try count anew."""
+        try:
+            yield
+        except RunError:
+            self.progress.skipped.row = 0
+            if self._saved != self.progress.step:
+                self._save()
+            raise
+
 
 def objective_metrics(rollout: Rollout, scores: Scores, experience: Experience) -> dict[str, float]:
     """What was sampled and how it was judged: rewards, KL (nats per response), entropy, lengths."""
     mask = experience.response_mask
+    kl = experience.kl.sum(-1)
     metrics = {
         "objective/scores": fmean(scores.total),
         "objective/scores_std": pstdev(scores.total),
-        "objective/kl": float(experience.kl.sum(-1).mean()),
+        "objective/kl": float(kl.mean()),
+        "objective/kl_std": float(kl.std(correction=0)),
         "objective/entropy": float((experience.entropies * mask).sum(-1).mean()),
-        "policy/entropy": float(masked_mean(experience.entropies, mask)),
         "objective/rlhf_reward": float(experience.rewards.sum(-1).mean()),
+        "objective/ref_perplexity": float((-masked_mean(experience.reference_logprobs, mask)).exp()),
+        "policy/entropy": float(masked_mean(experience.entropies, mask)),
         "response/length": float(mask.sum(-1).mean()),
         "response/finished": float(rollout.finished.float().mean()),
         "val/mean": float(masked_mean(experience.values, mask)),

@@ -1,20 +1,23 @@
 """Epochs of minibatches: new log-probabilities and values, clipped losses, optimiser steps."""
 
+import math
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from llmrl.config import PPOConfig
+from llmrl.config import KLPlace, PPOConfig, Schedule
+from llmrl.errors import RunError
 from llmrl.models.policy import Policy
 from llmrl.ppo.experience import Experience
-from llmrl.ppo.losses import entropy, explained_variance, policy_loss, value_loss
+from llmrl.ppo.losses import entropy, explained_variance, kl_estimate, policy_loss, value_loss
 from llmrl.ppo.masked import masked_mean
-from llmrl.rollout import token_logprobs
+from llmrl.rollout import Distribution, token_logprobs
 
 
 def make_optimizer(policy: Policy, config: PPOConfig) -> torch.optim.AdamW:
-    """AdamW with a learning rate for the language model and one for the value head."""
+    """AdamW over what is trained, with a learning rate for the language model and one for the value head."""
     language_model = [p for p in policy.model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         [
@@ -27,50 +30,127 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> torch.optim.AdamW:
     )
 
 
+def learning_rate_factor(step: int, steps: int, config: PPOConfig) -> float:
+    """What the learning rates are multiplied by in step `step` (from 0) of `steps`: it rises linearly, then falls to 0.
+
+    The last step still learns: a schedule over n steps reaches 0 after the last of them, as in lm-human-preferences.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    done = (step - config.warmup_steps) / (steps - config.warmup_steps)
+    if config.lr_schedule is Schedule.constant:
+        return 1.0
+    return 1 - done if config.lr_schedule is Schedule.linear else 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass
+class SkippedUpdates:
+    """Optimiser steps in a row that were lost to a loss or gradient that is not finite; a good one ends the row."""
+
+    row: int = 0
+    limit: int = 20
+
+    def count(self, finite: bool) -> bool:
+        """Whether the step may be made. Raises RunError when the row grows past the limit."""
+        self.row = 0 if finite else self.row + 1
+        if self.row > self.limit:
+            raise RunError(
+                f"{self.row} optimiser steps in a row had a loss or gradient that is not finite and were left out "
+                "(ppo.max_skipped_updates): try a lower ppo.lr, or model.precision=fp32; the last good weights are saved"
+            )
+        return finite
+
+
 def update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     experience: Experience,
     config: PPOConfig,
-    temperature: float,
+    distribution: Distribution,
+    kl_coef: float,
     generator: torch.Generator,
+    skipped: SkippedUpdates,
 ) -> dict[str, float]:
-    """Learn from one batch. Returns the means over all minibatches of what the field calls policy/* and val/* metrics.
+    """Learn from one batch. Returns the means over its optimiser steps of what the field calls policy/* and val/* metrics.
 
-    A minibatch with a loss or gradient that is not finite is skipped and counted in `policy/skipped_updates`.
+    A minibatch with a loss or gradient that is not finite is left out and counted in `policy/skipped_updates`; RunError when
+    `skipped` says there were too many. With `stop_update_kl` the update ends before the first step that would start too far
+    from the policy that sampled.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    sums: dict[str, Tensor | float] = defaultdict(float)
-    rows, length = len(experience.tokens), experience.response_mask.shape[1]
-    minibatches, skipped = 0, 0
-    for _ in range(config.epochs):
-        for index in torch.randperm(rows, generator=generator).split(config.minibatch_size):
-            part = experience.rows(index.to(experience.tokens.device))
-            outputs = policy(part.tokens, part.attention_mask, length)
-            logprobs = token_logprobs(outputs.logits, part.tokens[:, -length:], temperature)
-            pi = policy_loss(logprobs, part.logprobs, part.advantages, part.response_mask, config.clip_range)
-            vf = value_loss(outputs.values, part.values, part.returns, part.response_mask, config.value_clip_range)
-            loss = pi.loss + config.vf_coef * vf.loss
-            if config.entropy_coef:
-                bonus = masked_mean(entropy(outputs.logits.float() / temperature), part.response_mask)
-                loss = loss - config.entropy_coef * bonus
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            minibatches += 1
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                skipped += 1
-                continue
-            optimizer.step()
-            figures = {
-                "policy/loss": pi.loss, "policy/approxkl": pi.approx_kl, "policy/clipfrac": pi.clipfrac,
-                "policy/ratio": pi.ratio, "policy/grad_norm": norm,
-                "val/loss": vf.loss, "val/clipfrac": vf.clipfrac, "val/error": vf.error,
-            }  # fmt: skip
-            for name, value in figures.items():
-                sums[name] += value.detach()
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    sums: dict[str, float] = defaultdict(float)
+    taken, left_out = 0, 0
+    for index in minibatches(len(experience.tokens), config, generator):
+        optimizer.zero_grad(set_to_none=True)
+        figures = accumulate(policy, experience.rows(index.to(experience.tokens.device)), config, distribution, kl_coef)
+        if config.stop_update_kl is not None and figures["policy/approxkl"] > config.stop_update_kl:
+            break
+        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        figures["policy/grad_norm"] = float(norm)
+        if not skipped.count(all(map(math.isfinite, figures.values()))):
+            left_out += 1
+            continue
+        optimizer.step()
+        taken += 1
+        for name, value in figures.items():
+            sums[name] += value
     optimizer.zero_grad(set_to_none=True)
-    metrics = {name: float(total) / (minibatches - skipped) for name, total in sums.items()}
-    metrics["policy/skipped_updates"] = float(skipped)
+    metrics = {name: total / taken for name, total in sums.items()}
+    metrics["policy/updates"] = float(taken)
+    metrics["policy/skipped_updates"] = float(left_out)
     metrics["val/var_explained"] = float(explained_variance(experience.values, experience.returns, experience.response_mask))
     return metrics
+
+
+def minibatches(rows: int, config: PPOConfig, generator: torch.Generator) -> list[Tensor]:
+    """Indices of the rows of every minibatch of every epoch, each epoch in a fresh order."""
+    return [
+        index
+        for _ in range(config.epochs)
+        for index in torch.randperm(rows, generator=generator).split(config.minibatch_size)
+    ]  # fmt: skip
+
+
+def accumulate(
+    policy: Policy, minibatch: Experience, config: PPOConfig, distribution: Distribution, kl_coef: float
+) -> dict[str, float]:
+    """Add the gradient of the minibatch's loss to the parameters, a micro-batch at a time. Returns the loss's figures.
+
+    Every mean is over the tokens of the whole minibatch, so that micro-batches of unequal lengths add up to the same gradient.
+    """
+    rows = len(minibatch.tokens)
+    tokens = minibatch.response_mask.sum()
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=tokens.device))
+    with policy.checkpointing(config.gradient_checkpointing):
+        for index in torch.arange(rows, device=minibatch.tokens.device).split(config.micro_batch_size or rows):
+            part = minibatch.rows(index)
+            share = part.response_mask.sum() / tokens
+            loss, figures = minibatch_loss(policy, part, config, distribution, kl_coef)
+            (loss * share).backward()
+            for name, value in figures.items():
+                sums[name] = sums[name] + value.detach() * share
+    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # one wait for the device, not eight
+
+
+def minibatch_loss(
+    policy: Policy, part: Experience, config: PPOConfig, distribution: Distribution, kl_coef: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(differentiable loss, figures): clipped policy loss, weighted value loss, the KL and entropy terms if they are used."""
+    length, mask = part.response_mask.shape[1], part.response_mask
+    outputs = policy(part.tokens, part.attention_mask, length)
+    logits = distribution.apply(outputs.logits)
+    logprobs = token_logprobs(logits, part.tokens[:, -length:])
+    pi = policy_loss(logprobs, part.logprobs, part.advantages, mask, config.clip_range)
+    vf = value_loss(outputs.values, part.values, part.returns, mask, config.value_clip_range)
+    loss = pi.loss + config.vf_coef * vf.loss
+    figures = {
+        "policy/loss": pi.loss, "policy/approxkl": pi.approx_kl, "policy/clipfrac": pi.clipfrac, "policy/ratio": pi.ratio,
+        "val/loss": vf.loss, "val/clipfrac": vf.clipfrac, "val/error": vf.error,
+    }  # fmt: skip
+    if config.kl_place is KLPlace.loss:
+        kl = masked_mean(kl_estimate(logprobs, part.reference_logprobs, config.kl_estimator), mask)
+        loss = loss + kl_coef * kl
+        figures["policy/kl_loss"] = kl
+    if config.entropy_coef:
+        loss = loss - config.entropy_coef * masked_mean(entropy(logits), mask)
+    return loss, figures | {"loss": loss}

@@ -1,6 +1,6 @@
 """Responses sampled from a model, with the log-probability of every token."""
 
-from llmrl.rollout.distribution import token_logprobs, warp
+from llmrl.rollout.distribution import Distribution, token_logprobs, truncate
 from llmrl.rollout.sampler import Rollout, encode_prompts, sample
 
-__all__ = ["Rollout", "encode_prompts", "sample", "token_logprobs", "warp"]
+__all__ = ["Distribution", "Rollout", "encode_prompts", "sample", "token_logprobs", "truncate"]

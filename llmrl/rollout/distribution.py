@@ -1,18 +1,56 @@
-"""The sampling distribution (temperature, top-k, top-p), and log-probabilities at the same temperature."""
+"""The distribution responses are drawn from, and log-probabilities under it."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llmrl.config import RolloutConfig
+from llmrl.models.load import LanguageModel
+
+_NEVER = -1e30  # a logit of probability 0; unlike -inf it leaves p * logit at 0, so that an entropy stays a number
 
 
-def warp(logits: Tensor, config: RolloutConfig) -> Tensor:
-    """[..., V] fp32 logits of the distribution that is sampled from; tokens left out become -inf.
+@dataclass(frozen=True)
+class Distribution:
+    """What sampling and every log-probability must agree on: the temperature, and where a response may not end yet.
 
-    Dividing by the temperature here and not elsewhere would make the KL rise by itself (Huang et al., The N Implementation
-    Details of RLHF with PPO, 2023).
+    Top-k and top-p are not among it: they cut by what the policy of the moment finds likely, so after an update the tokens that
+    were sampled may lie outside; training warns where they are set, and scores under the full distribution.
     """
-    logits = logits.float() / config.temperature
+
+    temperature: float = 1.0
+    min_new_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, language_model: LanguageModel, config: RolloutConfig) -> "Distribution":
+        return cls(config.temperature, config.min_new_tokens, language_model.stop_ids)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the model's own distribution."""
+        return self.temperature == 1 and self.min_new_tokens == 0
+
+    def apply(self, logits: Tensor, first: int = 0) -> Tensor:
+        """[..., T, V] raw logits of response tokens `first` to `first` + T - 1 -> fp32 logits of this distribution.
+
+        Dividing by the temperature in sampling and not elsewhere would make the KL rise by itself (Huang et al., The N
+        Implementation Details of RLHF with PPO, 2023).
+        """
+        logits = logits.float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        early = min(max(self.min_new_tokens - first, 0), logits.shape[-2])
+        if early and self.stop_ids:
+            barred = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+            barred[:early, list(self.stop_ids)] = True
+            logits = logits.masked_fill(barred, _NEVER)
+        return logits
+
+
+def truncate(logits: Tensor, config: RolloutConfig) -> Tensor:
+    """[..., V] logits with the tokens that top-k and top-p leave out at -inf."""
     if 0 < config.top_k < logits.shape[-1]:
         threshold = logits.topk(config.top_k).values[..., -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)
@@ -25,10 +63,6 @@ def warp(logits: Tensor, config: RolloutConfig) -> Tensor:
     return logits
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities [B, T] of `tokens` [B, T] under softmax(logits [B, T, V] / temperature), in nats.
-
-    Top-k and top-p are not applied: training warns where they are set.
-    """
-    logits = logits.float() / temperature
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities [B, T] of `tokens` [B, T] under softmax(logits [B, T, V]), in nats. Apply the `Distribution` first."""
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)

@@ -12,7 +12,7 @@ from llmrl.models.load import LanguageModel
 from llmrl.models.policy import position_ids
 from llmrl.prompts import Prompt
 from llmrl.rewards import Sample
-from llmrl.rollout.distribution import warp
+from llmrl.rollout.distribution import Distribution, truncate
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Rollout:
     logprobs: Tensor  # [B, T], nats, under the distribution sampled from; 0 on padding
     finished: Tensor  # [B], the response ended by itself
     prompts: list[Prompt]
-    texts: list[str]  # decoded responses, without the token that ended them
+    texts: list[str]  # decoded responses, without the token or (unless it is to be kept) the stop text that ended them
 
     @property
     def response_length(self) -> int:
@@ -91,6 +91,8 @@ def sample(
     logprobs = torch.zeros(len(rows), config.max_new_tokens, device=device)
     stops = torch.tensor(language_model.stop_ids, device=device)
     alive = torch.ones(len(rows), dtype=torch.bool, device=device)
+    finished = torch.zeros_like(alive)
+    drawn_from = Distribution.of(language_model, config)
     cache, fresh, length = None, slice(0, width), 0
     with language_model.autocast():
         while length < config.max_new_tokens and alive.any():
@@ -103,16 +105,23 @@ def sample(
                 logits_to_keep=1,
             )
             cache, at = output.past_key_values, fresh.stop
-            distribution = warp(output.logits[:, -1], config).log_softmax(-1)
+            logits = drawn_from.apply(output.logits[:, -1:], first=length)[:, 0]
+            distribution = truncate(logits, config).log_softmax(-1)
             new = distribution.argmax(-1) if greedy else draw(distribution, generator)
             tokens[:, at] = torch.where(alive, new, tokens[:, at])
             mask[:, at] = alive.long()
             logprobs[:, length] = distribution.gather(-1, new.unsqueeze(-1)).squeeze(-1) * alive
             if on_token is not None:
                 on_token(tokens[:, at])
-            alive = alive & ~torch.isin(new, stops)
+            ended = torch.isin(new, stops)
             fresh, length = slice(at, at + 1), length + 1
-    return _finish(language_model, list(prompts), tokens, mask, logprobs, width, length)
+            if config.stop and length >= config.min_new_tokens:
+                ended = ended | _has_stop_text(language_model, tokens[:, width : width + length], alive & ~ended, config)
+            finished = finished | (alive & ended)
+            alive = alive & ~ended
+    tokens, mask, logprobs = tokens[:, : width + length], mask[:, : width + length], logprobs[:, :length]
+    texts = _decode(language_model, tokens[:, width:], mask[:, width:], config)
+    return Rollout(tokens, mask, mask[:, width:], logprobs, finished, list(prompts), texts)
 
 
 def draw(log_distribution: Tensor, generator: torch.Generator) -> Tensor:
@@ -127,25 +136,34 @@ def draw(log_distribution: Tensor, generator: torch.Generator) -> Tensor:
     return token.clamp(max=log_distribution.shape[-1] - 1)
 
 
-def _finish(
-    language_model: LanguageModel,
-    prompts: list[Prompt],
-    tokens: Tensor,
-    mask: Tensor,
-    logprobs: Tensor,
-    width: int,
-    length: int,
-) -> Rollout:
-    """Cut what no response reached, and decode."""
-    tokens, mask, logprobs = tokens[:, : width + length], mask[:, : width + length], logprobs[:, :length]
-    response_mask = mask[:, width:]
-    last = response_mask.sum(-1, keepdim=True) - 1
-    responses = tokens[:, width:]
-    stops = torch.tensor(language_model.stop_ids, device=tokens.device)
-    finished = torch.isin(responses.gather(-1, last).squeeze(-1), stops)
-    lengths = (response_mask.sum(-1) - finished.long()).tolist()
-    texts = [
-        language_model.tokenizer.decode(row[:count], skip_special_tokens=False)
-        for row, count in zip(responses.tolist(), lengths, strict=True)
-    ]
-    return Rollout(tokens, mask, response_mask, logprobs, finished, prompts, texts)  # type: ignore[arg-type]
+def _has_stop_text(language_model: LanguageModel, responses: Tensor, alive: Tensor, config: RolloutConfig) -> Tensor:
+    """[B]: whether a response [B, t] that is still `alive` says one of the texts that end it."""
+    found = torch.zeros_like(alive)
+    for i in alive.nonzero().flatten().tolist():
+        row = responses[i].tolist()
+        found[i] = _stop_text(language_model, row, _text(language_model, row), config) is not None
+    return found
+
+
+def _decode(language_model: LanguageModel, responses: Tensor, mask: Tensor, config: RolloutConfig) -> list[str]:
+    """The responses [B, T] as text, without the token that ended them, cut at the stop text that did."""
+    texts = []
+    for row, length in zip(responses.tolist(), mask.sum(-1).tolist(), strict=True):
+        ended = length > 0 and row[length - 1] in language_model.stop_ids
+        text = _text(language_model, row[: length - ended])
+        stop = None if ended else _stop_text(language_model, row[:length], text, config)
+        texts.append(text if stop is None else text[: stop.stop if config.include_stop else stop.start])
+    return texts
+
+
+def _stop_text(language_model: LanguageModel, row: list[int], text: str, config: RolloutConfig) -> slice | None:
+    """Where the first stop text stands in `text`, the decoded `row`; one within the minimum length does not count."""
+    if not config.stop:
+        return None
+    least = len(_text(language_model, row[: max(config.min_new_tokens - 1, 0)]))
+    places = [slice(at, at + len(each)) for each in config.stop if (at := text.find(each, max(least + 1 - len(each), 0))) >= 0]
+    return min(places, key=lambda place: (place.start, place.stop), default=None)
+
+
+def _text(language_model: LanguageModel, row: list[int]) -> str:
+    return str(language_model.tokenizer.decode(row, skip_special_tokens=False))

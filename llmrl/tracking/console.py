@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class ProgressDisplay:
     """Reward, KL and time left. Use as a context manager; call `step` once a training step."""
 
-    def __init__(self, steps: int, done: int = 0, console: Console | None = None) -> None:
+    def __init__(self, steps: int, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._steps, self._first = steps, done
+        self._steps, self._first = steps, 0
         self._started = time.perf_counter()
         self._warned: set[str] = set()
         self._progress: Progress | None = None
@@ -22,7 +22,14 @@ class ProgressDisplay:
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(), TextColumn("left"), console=self.console,
             )  # fmt: skip
-            self._task = self._progress.add_task("train", total=steps, completed=done, figures="")
+            self._task = self._progress.add_task("train", total=steps, figures="")
+
+    def begin_at(self, step: int) -> None:
+        """How many steps were done before, by a run that is gone on with."""
+        self._first = step
+        self._started = time.perf_counter()
+        if self._progress:
+            self._progress.update(self._task, completed=step)
 
     def __enter__(self) -> "ProgressDisplay":
         if self._progress:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from llmrl.errors import RunError, UserError
@@ -25,6 +26,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._record: dict[str, Any] = {}
+        self._lock: FileLock | None = None
         self._started = time.perf_counter()
 
     @property
@@ -62,21 +64,38 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.refuse_if_taken()
+            self.lock()
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
             self.mark("running", started=_now(), **facts, versions=_versions(), commit=_commit(), machine=machine())
         except OSError as error:
             raise UserError(f"the run folder {self.path} can't be written to: {error.strerror or error}") from error
 
-    def newest_checkpoint(self) -> Path:
-        """The folder of the newest checkpoint. Raises UserError if there is none."""
-        found = sorted(self.checkpoints.glob("step-*"))
-        if not found:
-            raise UserError(f"{self.path} holds no checkpoint to resume from; start the run again")
-        return found[-1]
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / "run.json").is_file()
+
+    def lock(self) -> None:
+        """Make this process the only one that writes here until it ends, however it ends. Raises UserError if one does."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            where = f"process {self.record.get('process', '?')} on {self.record.get('host', '?')}"
+            raise UserError(f"{self.path} is still running: {where}") from None
+        except OSError as error:
+            raise UserError(f"the run folder {self.path} can't be written to: {error.strerror or error}") from error
+        self._lock = lock  # held as long as the run is
+        self.record.update(process=os.getpid(), host=platform.node())
+
+    def unlock(self) -> None:
+        """Let others go on with the run."""
+        if self._lock is not None:
+            self._lock.release()
 
     def refuse_if_taken(self) -> None:
         """Raises UserError if the folder holds a run already."""
-        if (self.path / "run.json").exists():
+        if self.exists:
             raise UserError(f"{self.path} holds a run already; choose another hydra.run.dir, or resume={self.path}")
 
     def mark(self, status: str, **facts: Any) -> None:
@@ -97,6 +116,16 @@ class RunFolder:
         """Append one line a sample to samples.jsonl."""
         for row in rows:
             append_json(self.samples_file, {"step": step, **row})
+
+    def flush(self) -> None:
+        """Bring what was logged to the disk. Raises RunError if it does not take it."""
+        for path in (self.metrics_file, self.samples_file):
+            if path.is_file():
+                try:
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                except OSError as error:
+                    raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 
     def cut_after(self, step: int) -> None:
         """Drop the lines of steps after `step`, so that going on from a checkpoint writes none twice."""

@@ -6,49 +6,97 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 from rich.console import Console
 from safetensors import SafetensorError
 
-from llmrl.config import TrainConfig, read_train_config
+from llmrl.config import TrainConfig, plain
 from llmrl.errors import INTERRUPTED, RunError, UserError
 from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
-from llmrl.models.load import load, save
-from llmrl.prompts import load_prompts
+from llmrl.models.load import LanguageModel, fingerprint, load, save
+from llmrl.models.trainable import add_adapters, freeze_trunk, merged, train_all
+from llmrl.prompts import PromptSplit, load_prompts
 from llmrl.registry import TRAINERS
 from llmrl.rollout import encode_prompts
-from llmrl.tracking import RunFolder, Tracker, check_tracker, find_run, make_tracker
+from llmrl.tracking import RunFolder, Tracker, check_tracker, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
+from llmrl.trainers.resume import find_place
 
 
 def train(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit status: 0, or 130 if it was interrupted. Raises UserError."""
-    run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    if config.resume:
-        run, config = _resumed(config.resume)
-    else:
-        run.refuse_if_taken()
+    console = Console(highlight=False, soft_wrap=True)
+    place = find_place(config)
+    run, config = place.run, place.config
+    if place.finished:
+        console.print(f"{_relative(run.path)} is finished: nothing is left to do", markup=False)
+        return 0
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.seed)
     check_tracker(config.tracker)
     prompts = load_prompts(config.prompts)
+    _refuse_too_few(prompts, config)
     language_model = load(config.model)
     encode_prompts(language_model, [*prompts.train, *prompts.held_out], config.rollout.max_new_tokens)  # refuse long ones now
-    machine = {
-        "source": language_model.source, "device": str(language_model.device),
+    facts = {
+        "source": language_model.source, "weights": fingerprint(language_model.model), "device": str(language_model.device),
         "precision": "bf16" if language_model.bf16 else "fp32", "threads": torch.get_num_threads(),
     }  # fmt: skip
-    if config.resume:
-        run.mark("running", resumed=run.record.get("resumed", 0) + 1, **machine)
+    reference = _make_trainable(language_model, config)
+    if place.resumes:
+        _refuse_other_machine(run, facts, config)
+        run.mark("running", resumed=run.record.get("resumed", 0) + 1, **facts)
     else:
         overrides = list(HydraConfig.get().overrides.task)
-        run.begin(config, seed=config.seed, model=config.model.name_or_path, overrides=overrides, **machine)
-    console = Console(highlight=False, soft_wrap=True)
+        run.begin(config, seed=config.seed, model=config.model.name_or_path, overrides=overrides, **facts)
+    _say_hello(run, config, console)
+    tracker = _start_tracker(config, run)
+    bench = Workbench(
+        config, run, tracker, language_model, reference, config.reward, prompts, settings=plain(config), resumes=place.resumes
+    )
+    return _carried_through(bench, console)
+
+
+def _make_trainable(language_model: LanguageModel, config: TrainConfig) -> LanguageModel:
+    """Decide which weights are trained. Returns the frozen reference."""
+    if config.ppo is not None and config.ppo.lora_rank:
+        return add_adapters(language_model, config.ppo.lora_rank, config.ppo.lora_alpha, config.ppo.lora_targets)
+    if config.ppo is not None and config.ppo.frozen_layers:
+        return freeze_trunk(language_model, config.ppo.frozen_layers)
+    return train_all(language_model)
+
+
+def _refuse_too_few(prompts: PromptSplit, config: TrainConfig) -> None:
+    """Prompts that chose the model can't judge it, so there must be others."""
+    trainer = config.trainer
+    if trainer.selects and len(prompts.held_out) <= trainer.eval_prompts:
+        raise UserError(
+            f"trainer.patience and trainer.final=best choose by {trainer.eval_prompts} held-out prompts, and there are only "
+            f"{len(prompts.held_out)}: none would be left for the final comparison; lower trainer.eval_prompts"
+        )
+
+
+def _refuse_other_machine(run: RunFolder, facts: dict[str, Any], config: TrainConfig) -> None:
+    """Going on with other weights would be another run; with other threads or precision, it says so and goes on."""
+    then = run.record.get("weights")
+    if then is not None and then != facts["weights"]:
+        raise UserError(
+            f"model {config.model.name_or_path!r} is not what {run.path} began with: its weights have changed since"
+        )
+    for name in ("device", "precision", "threads"):
+        if run.record.get(name) != facts[name]:
+            print(
+                f"llmrl: {name} was {run.record.get(name)}, now it is {facts[name]}: the last digits will differ",
+                file=sys.stderr,
+            )
+
+
+def _say_hello(run: RunFolder, config: TrainConfig, console: Console) -> None:
     console.print(
         f"llmrl: {config.model.name_or_path}, reward {' + '.join(config.reward)}, {config.trainer.steps} steps of "
         f"{config.trainer.name}, {run.record['precision']} on {run.record['device']}, in {_relative(run.path)}",
@@ -60,16 +108,12 @@ def train(config: TrainConfig) -> int:
             "fall below zero and the ratio no longer measures what was sampled; rollout.top_k=0 rollout.top_p=1 avoid that",
             style="yellow",
         )
-    tracker = _start_tracker(config, run)
-    bench = Workbench(config, run, tracker, language_model, language_model.frozen_copy(), config.reward, prompts)
-    return _carried_through(bench, console)
 
 
 def _start_tracker(config: TrainConfig, run: RunFolder) -> Tracker:
     """The tracker, or a run that is marked failed."""
-    settings = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     try:
-        return make_tracker(config.tracker, run, settings)  # type: ignore[arg-type]
+        return make_tracker(config.tracker, run, plain(config))
     except KeyboardInterrupt:
         run.mark("interrupted")
         raise
@@ -86,7 +130,8 @@ def _carried_through(bench: Workbench, console: Console) -> int:
         _save_final(bench)
         if outcome.status == "finished" and bench.config.evaluation.enabled:
             _judge(bench, console)
-        bench.run.mark(outcome.status, steps=outcome.steps, episodes=outcome.episodes)
+        stopped = {"stopped": outcome.stopped} if outcome.stopped else {}
+        bench.run.mark(outcome.status, steps=outcome.steps, episodes=outcome.episodes, **stopped)
         exit_code = 0 if outcome.status == "finished" else INTERRUPTED
         _say_goodbye(bench, outcome, console)
         return exit_code
@@ -102,6 +147,7 @@ def _carried_through(bench: Workbench, console: Console) -> int:
         raise
     finally:
         _close(bench.tracker, exit_code)
+        bench.run.unlock()
 
 
 def _save_final(bench: Workbench) -> None:
@@ -109,7 +155,7 @@ def _save_final(bench: Workbench) -> None:
     temporary = bench.run.path / ".final.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        save(bench.language_model.model, bench.language_model.tokenizer, temporary)
+        save(merged(bench.language_model).model, bench.language_model.tokenizer, temporary)
         shutil.rmtree(bench.run.final, ignore_errors=True)
         temporary.rename(bench.run.final)
     except (OSError, SafetensorError) as error:
@@ -120,9 +166,9 @@ def _save_final(bench: Workbench) -> None:
 def _judge(bench: Workbench, console: Console) -> None:
     """Base against trained on held-out prompts: evaluation.json, the summary, and words on the terminal."""
     start = time.perf_counter()
-    trained = dataclasses.replace(bench.language_model, name=_relative(bench.run.path))
+    trained = dataclasses.replace(merged(bench.language_model), name=_relative(bench.run.path))
     comparison = compare(
-        bench.reference, trained, bench.prompts.held_out, bench.rewards, bench.config.rollout, bench.config.evaluation
+        bench.reference, trained, bench.judged_on, bench.rewards, bench.config.rollout, bench.config.evaluation
     )
     write_comparison(bench.run.evaluation_file, comparison)
     bench.run.mark("running", verdict=comparison.verdict, evaluation_seconds=round(time.perf_counter() - start, 1))
@@ -156,20 +202,6 @@ def _close(tracker: Tracker, exit_code: int) -> None:
         tracker.finish(exit_code)
     except Exception as error:  # the run is done; its numbers are in metrics.jsonl
         print(f"llmrl: the tracker could not be closed: {error}", file=sys.stderr)
-
-
-def _resumed(folder: str) -> tuple[RunFolder, TrainConfig]:
-    """The run to go on with, and its own config. Raises UserError if it is finished, or if other options were given, too."""
-    others = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
-    if others:
-        raise UserError(f"resume= goes on with the config of the run; {others[0]} can't be changed")
-    run = find_run(folder)
-    run.newest_checkpoint()  # refused before a model loads if there is none
-    if run.record.get("status") == "finished":
-        raise UserError(f"{folder} is finished; start a new run from its model with model.name_or_path={folder}")
-    config = read_train_config(run.path / "config.yaml")
-    config.resume = folder
-    return run, config
 
 
 def _relative(path: Path) -> str:

@@ -11,7 +11,7 @@ from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel
 from llmrl.models.policy import Policy
 from llmrl.prompts import Prompt
-from llmrl.rollout import sample, token_logprobs, warp
+from llmrl.rollout import Distribution, sample, truncate
 from llmrl.rollout.sampler import draw
 
 PROMPTS = [Prompt(text, id=text) for text in ("Once upon a time", "Bread rises because", "On Sunday morning, the town")]
@@ -32,13 +32,20 @@ def test_greedy_agrees_with_transformers(tiny: LanguageModel) -> None:
         assert rollout.response_tokens[row, :count].tolist() == peer.tolist()[:count]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_k": 20}, {"top_p": 0.8, "temperature": 1.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.7}, {"top_k": 20}, {"top_p": 0.8, "temperature": 1.3}, {"min_new_tokens": 9}]
+)
 def test_logprobs_agree_with_a_fresh_forward(tiny: LanguageModel, options: dict) -> None:
     config = RolloutConfig(max_new_tokens=24, **options)
     rollout = sample(tiny, PROMPTS, config, generator())
     with torch.no_grad():
         logits = Policy(tiny)(rollout.tokens, rollout.attention_mask, rollout.response_length).logits
-    fresh = warp(logits, config).log_softmax(-1).gather(-1, rollout.response_tokens.unsqueeze(-1)).squeeze(-1)
+    fresh = (
+        truncate(Distribution.of(tiny, config).apply(logits), config)
+        .log_softmax(-1)
+        .gather(-1, rollout.response_tokens.unsqueeze(-1))
+        .squeeze(-1)
+    )
     real = rollout.response_mask.bool()
     assert torch.allclose(fresh[real], rollout.logprobs[real], atol=1e-4)
     assert (rollout.logprobs[~real] == 0).all()
@@ -81,7 +88,10 @@ def test_what_has_no_probability_is_never_drawn() -> None:
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.floats(-5, 5), min_size=2, max_size=12, unique=True), st.floats(0.1, 3), st.integers(0, 12), st.floats(0.05, 1)
+    st.lists(st.floats(-5, 5, width=16), min_size=2, max_size=12, unique=True),
+    st.floats(0.1, 3),
+    st.integers(0, 12),
+    st.floats(0.05, 1),
 )
 def test_the_warped_distribution_against_numpy(logits: list[float], temperature: float, top_k: int, top_p: float) -> None:
     """Temperature, then the k likeliest, then the smallest set of the likeliest whose mass reaches p."""
@@ -101,18 +111,37 @@ def test_the_warped_distribution_against_numpy(logits: list[float], temperature:
         p = np.where([i in kept for i in range(len(z))], p, 0.0)
         p /= p.sum()
     config = RolloutConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    found = warp(torch.tensor(logits, dtype=torch.float32), config).softmax(-1).numpy()
+    scaled = Distribution(temperature).apply(torch.tensor([logits], dtype=torch.float32))
+    found = truncate(scaled, config).softmax(-1)[0].numpy()
     assert np.allclose(found, p, atol=1e-4)
 
 
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 9), st.floats(0.2, 3), st.integers(0, 2**31))
-def test_token_logprobs_against_numpy(b: int, t: int, v: int, temperature: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    logits, tokens = rng.normal(size=(b, t, v)) * 5, rng.integers(0, v, (b, t))
-    z = logits / temperature
-    expected = np.take_along_axis(z - np.log(np.exp(z).sum(-1, keepdims=True)), tokens[..., None], -1)[..., 0]
-    found = token_logprobs(torch.tensor(logits), torch.tensor(tokens), temperature)
-    assert np.allclose(found, expected, atol=1e-4)
+def test_no_response_ends_before_its_minimum_length(tiny: LanguageModel) -> None:
+    """With stop tokens that come soon: none within the minimum, and one as soon as it may be."""
+    tiny.stop_ids = tuple(tiny.tokenizer.convert_tokens_to_ids([".", "Ġthe", ",", "Ġa"]))
+    rollout = sample(tiny, PROMPTS * 8, RolloutConfig(max_new_tokens=12, min_new_tokens=6), generator(3))
+    lengths = rollout.response_mask.sum(-1)
+    assert lengths.min() >= 7  # six tokens, then one that ends it
+    assert (lengths < 12).any()
+    assert not torch.isin(rollout.response_tokens[:, :6], torch.tensor(tiny.stop_ids)).any()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("least", [0, 8])
+def test_a_response_is_cut_at_its_stop_text(tiny: LanguageModel, keep: bool, least: int) -> None:
+    """Its tokens end with the one that completed the text; what is scored ends before or after the text itself."""
+    config = RolloutConfig(max_new_tokens=24, min_new_tokens=least, stop=[".", " the"], include_stop=keep)
+    rollout = sample(tiny, PROMPTS * 8, config, generator(1))
+    assert rollout.finished.float().mean() > 0.5
+    for row, text in enumerate(rollout.texts):
+        ids = rollout.response_tokens[row][rollout.response_mask[row].bool()].tolist()
+        whole, early = tiny.tokenizer.decode(ids), tiny.tokenizer.decode(ids[: max(least - 1, 0)])
+        if ids[-1] in tiny.stop_ids or not rollout.finished[row]:
+            continue
+        assert len(ids) >= least
+        cut = min(at for stop in config.stop if (at := whole.find(stop, max(len(early) + 1 - len(stop), 0))) >= 0)
+        assert text == (whole[: cut + (1 if whole[cut] == "." else 4)] if keep else whole[:cut])
+        assert not any(stop in tiny.tokenizer.decode(ids[:-1])[len(early) :] for stop in config.stop)
 
 
 def test_a_prompt_too_long_is_refused_with_what_would_fit(tiny: LanguageModel) -> None:
