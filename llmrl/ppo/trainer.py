@@ -1,9 +1,10 @@
 """The loop: sample, score, learn, look at held-out prompts, log, save."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, pstdev
+from typing import Any
 
 import torch
 
@@ -60,8 +61,7 @@ class PPOTrainer:
             self._catch_up()
             while progress.step < steps and not progress.stopped and not stop.requested:
                 metrics, rollout, scores = self._learn()
-                self._log_samples(rollout, scores)
-                self._finish_step(metrics)
+                self._finish_step(metrics, sample_rows(rollout.prompts, rollout.texts, scores))
             if progress.stopped:
                 self.display.say(f"stopped after step {progress.step}: {progress.stopped}")
         if self._saved != progress.step:
@@ -84,7 +84,9 @@ class PPOTrainer:
                 if number + 1 == len(found):
                     raise UserError(f"{error}; there is none before it: start the run again") from error
                 self.display.warn(path.name, f"{error}; going on from the one before, {found[number + 1].name}")
-        self.bench.run.cut_after(self.progress.step if self._saved > 0 else -1)  # at its very beginning a run looks anew
+        step = self.progress.step if self._saved > 0 else -1  # at its very beginning a run looks anew
+        self.bench.run.cut_after(step)
+        self.bench.tracker.go_on_after(step)
 
     def _catch_up(self) -> None:
         """The held-out evaluation before the first step, or the one that a run broke off in."""
@@ -133,14 +135,17 @@ class PPOTrainer:
         progress.kl_control.update(metrics["objective/kl"], len(rollout.texts))
         return metrics, rollout, scores
 
-    def _finish_step(self, metrics: dict[str, float]) -> None:
+    def _finish_step(self, metrics: dict[str, float], samples: Sequence[dict[str, Any]] = ()) -> None:
         """Look at held-out prompts if it is time, write the step's one line, heed it, and save if it is time."""
         trainer, progress, step = self.config.trainer, self.progress, self.progress.step
+        self.bench.run.log_samples(samples, step)
         looked = bool(trainer.eval_every) and (step % trainer.eval_every == 0 or step == trainer.steps)
         if looked:
             metrics = metrics | self._evaluate(metrics)
         self.bench.run.log(metrics, step)
         self.bench.tracker.log(metrics, step)
+        if samples and trainer.samples_every and step % trainer.samples_every == 0:
+            self.bench.tracker.log_samples(samples, step)
         if "objective/scores" in metrics:
             self.display.step(step, metrics)
             self._heed(metrics)
@@ -177,13 +182,6 @@ class PPOTrainer:
             progress.best.looks_since += 1
         self.display.say(f"held-out reward after {progress.step} steps: {reward:.3f} ({len(self.bench.looked_at)} prompts)")
         return metrics
-
-    def _log_samples(self, rollout: Rollout, scores: Scores) -> None:
-        every, step = self.config.trainer.samples_every, self.progress.step
-        rows = sample_rows(rollout.prompts, rollout.texts, scores)
-        self.bench.run.log_samples(rows, step)
-        if every and step % every == 0:
-            self.bench.tracker.log_samples(rows[:8], step)
 
     def _next_prompts(self) -> list[Prompt]:
         """The next batch of an endless sequence of shuffled passes; it follows from seed and episodes alone."""

@@ -127,12 +127,15 @@ class RunFolder:
                 except OSError as error:
                     raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 
+    def rows(self, path: Path, last: int) -> list[dict[str, Any]]:
+        """The rows of metrics_file or samples_file up to step `last`."""
+        return [row for row in read_json_lines(path) if row["step"] <= last] if path.is_file() else []
+
     def cut_after(self, step: int) -> None:
         """Drop the lines of steps after `step`, so that going on from a checkpoint writes none twice."""
         for path in (self.metrics_file, self.samples_file):
             if path.is_file():
-                kept = [row for row in read_json_lines(path) if row["step"] <= step]
-                write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+                write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows(path, step)))
 
 
 def find_run(name: str, with_model: bool = False) -> RunFolder:

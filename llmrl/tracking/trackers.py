@@ -1,10 +1,12 @@
 """Trackers: Weights & Biases, TensorBoard, or none beside the JSON lines of the run folder."""
 
 import importlib.util
+import json
 import netrc
 import os
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +14,15 @@ from llmrl.config import TrackerConfig, TrackerKind, WandbMode
 from llmrl.errors import UserError, one_line
 from llmrl.tracking.run_folder import RunFolder
 
+TABLE_ROWS = 8  # of each step
+
 
 class Tracker(Protocol):
     """Takes one flat dict of floats a step and now and then a table of samples. Never raises for want of a network."""
+
+    def go_on_after(self, step: int) -> None:
+        """The run goes on after `step`: what comes now may have been logged before, and must not be there twice."""
+        ...
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
 
@@ -43,6 +51,9 @@ def make_tracker(config: TrackerConfig, run: RunFolder, settings: dict[str, Any]
 class NoTracker:
     """The JSON lines are enough."""
 
+    def go_on_after(self, step: int) -> None:
+        """Nothing was logged."""
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Nothing beside the run folder."""
 
@@ -62,7 +73,12 @@ class TensorBoardTracker:
     def __init__(self, run: RunFolder) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run.path / "tensorboard"))
+        self._folder, self._make = str(run.path / "tensorboard"), SummaryWriter
+        self._writer = SummaryWriter(self._folder)
+
+    def go_on_after(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._make(self._folder, purge_step=step + 1)  # TensorBoard then hides what was logged after it
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -100,7 +116,9 @@ class WandbTracker:
             self._run = wandb.init(mode="offline", settings=self._settings(config), **arguments)
         self._run.define_metric("train/global_step")
         self._run.define_metric("*", step_metric="train/global_step")
+        self._run_folder, self._samples_every = run, settings["trainer"]["samples_every"]
         self._table: list[Any] = []
+        self._logged: set[tuple[str, int]] = set()  # (metrics or samples, step) that an earlier process logged
         run.mark("running", wandb_id=self._run.id, wandb_mode=mode)
         if mode == "offline":
             print(f"wandb: offline, {reason}; to upload later: wandb sync {self._folder(run)}", file=sys.stderr)
@@ -116,12 +134,32 @@ class WandbTracker:
     def _folder(self, run: RunFolder) -> str:
         return os.path.relpath(Path(self._run.dir).parent) if self._run.dir else str(run.path / "wandb")
 
+    def go_on_after(self, step: int) -> None:
+        """What an earlier process logged after `step` comes again with the same figures and is left out. What W&B had not yet
+        written when that process was killed is logged now, from the run folder's own lines."""
+        last = self._run.summary.get("train/global_step")  # what the server has, if there is one
+        if isinstance(last, int | float):
+            self._logged = {(kind, each) for kind in ("metrics", "samples") for each in range(int(last) + 1)}
+        for path in sorted(self._run_folder.path.glob(f"wandb/offline-run-*-{self._run.id}/run-{self._run.id}.wandb")):
+            self._logged |= set(logged_offline(path))
+        samples: dict[int, list[dict[str, Any]]] = {}
+        for row in self._run_folder.rows(self._run_folder.samples_file, step):
+            samples.setdefault(row["step"], []).append(row)
+        for row in self._run_folder.rows(self._run_folder.metrics_file, step):
+            at = row.pop("step")
+            self.log(row, at)
+            if self._samples_every and at % self._samples_every == 0 and at in samples:
+                self.log_samples(samples[at], at)
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._run.log({**metrics, "train/global_step": step})
+        if ("metrics", step) not in self._logged:
+            self._run.log({**metrics, "train/global_step": step})
 
     def log_samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """The table holds the samples of all steps so far: one that is only replaced loses the earlier ones."""
-        self._table += [[step, row["prompt"], row["response"], row["reward"]] for row in rows]
+        self._table += [_table_row(step, row) for row in rows[:TABLE_ROWS]]
+        if ("samples", step) in self._logged:
+            return
         table = self._wandb.Table(columns=["step", "prompt", "response", "reward"], data=self._table[-500:])
         self._run.log({"samples": table, "train/global_step": step})
 
@@ -130,6 +168,21 @@ class WandbTracker:
 
     def finish(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
+
+
+def _table_row(step: int, row: Mapping[str, Any]) -> list[Any]:
+    return [step, row["prompt"], row["response"], row["reward"]]
+
+
+def logged_offline(path: Path) -> Iterator[tuple[str, int]]:
+    """(metrics or samples, step) of every row in a log that W&B wrote offline; whatever can't be read counts as not there."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    for line in done.stdout.splitlines():
+        row = json.loads(line).get("history", {}).get("item", {}) if line.startswith("{") else {}
+        if "train/global_step" in row:
+            kind = "samples" if any(key.startswith("samples.") for key in row) else "metrics"
+            yield kind, int(row["train/global_step"])
 
 
 def wandb_mode(config: TrackerConfig) -> tuple[str, str]:

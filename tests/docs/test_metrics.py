@@ -1,0 +1,27 @@
+"""docs/metrics.md names every metric that is logged, and none that is not."""
+
+import json
+import re
+from pathlib import Path
+
+from tests.conftest import ROOT, Command
+
+
+def documented() -> set[str]:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    first_cells = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    return {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_metric_is_documented_and_every_documented_one_is_logged(command: Command, tmp_path: Path) -> None:
+    """One run with every option on that adds a metric."""
+    done = command(
+        "train", "experiment=debug", "reward=[no_repeat,end_of_sentence]", "ppo.kl_place=loss", "ppo.kl_estimator=k3",
+        "ppo.entropy_coef=0.01", "trainer.eval_every=1", "evaluation.enabled=false", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    logged: set[str] = set()
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        logged |= {re.sub(r"(?<=/)(no_repeat|end_of_sentence)(?=/|$)", "<name>", name) for name in json.loads(line)}
+    assert logged - documented() == set(), "docs/metrics.md does not name these"
+    assert documented() - logged == set(), "docs/metrics.md names these, but they are not logged"
