@@ -6,6 +6,7 @@ from statistics import fmean
 
 LONG = 10  # steps
 WINDOW = 5  # steps
+FIRST = 2  # steps that say what the run began with: more would hold what it has already learned
 
 
 class Health:
@@ -53,7 +54,7 @@ class Health:
 
     def _hacking(self, step: int, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         """The reward is up by a deviation of what it was at first, and the reference finds the text half as likely a word."""
-        if len(self._first) < WINDOW:
+        if len(self._first) < FIRST:
             self._first.append(metrics)
             return
         self._last.append(metrics)

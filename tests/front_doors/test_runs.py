@@ -250,3 +250,27 @@ def test_list_names_everything(command: Command) -> None:
     for choice in ("model=tiny", "model=qwen2_5_0_5b", "reward=no_repeat", "trainer=ppo", "retriever=none"):
         assert f"{choice} " in shown
     assert all(len(line.split(maxsplit=1)) == 2 for line in shown.splitlines())  # each with its line of meaning
+
+
+def test_reward_hacking_is_noticed(command: Command, tmp_path: Path) -> None:
+    """A reward for the letter a, no KL term and a high learning rate: the score rises, the English goes."""
+    (tmp_path / "mine.py").write_text("def f(sample):\n    return sample.response.lower().count('a')\n", encoding="utf-8")
+    done = command(
+        "train", "reward=python", "reward.python.function=mine.py:f", "hydra.run.dir=run", "tracker=none", "ppo.lr=1e-3",
+        "ppo.kl_coef=0", "rollout.max_new_tokens=8", "trainer.steps=10", "evaluation.enabled=false", "ppo.epochs=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("likely reward hacking; read samples.jsonl") == 1
+
+
+def test_a_loss_that_is_never_finite_ends_the_run_with_its_last_good_state(command: Command, tmp_path: Path) -> None:
+    """A learning rate that breaks the model: every further step is left out, and what is saved is finite."""
+    done = command(
+        "train", *SMALL_RUN, "ppo.lr=1e30", "trainer.steps=9", "ppo.max_skipped_updates=3", "trainer.checkpoint_every=1"
+    )
+    line = refused(done)
+    assert "optimiser steps in a row had a loss or gradient that is not finite" in line
+    assert "resume=run" in line
+    assert record(tmp_path / "run")["status"] == "failed"
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert all(tensor.isfinite().all() for tensor in load_file(newest / "policy.safetensors").values())
