@@ -72,6 +72,20 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(killed:
     assert (killed / "final" / "model.safetensors").read_bytes() == (whole / "final" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("how", ["ppo.lora_rank=4", "ppo.frozen_layers=3", "ppo.value_head=mlp"])
+def test_what_is_trained_in_part_goes_on_to_the_bit(command: Command, tmp_path: Path, how: str) -> None:
+    """A checkpoint holds what is trained; the rest comes from the model, and must be the same."""
+    done = command("train", *WORDS, how, "ppo.lr=1e-3")
+    assert done.returncode == 0, done.stderr
+    whole = metrics(tmp_path / "run"), (tmp_path / "run" / "final" / "model.safetensors").read_bytes()
+    for name in ("final", "checkpoints/step-000003", "checkpoints/step-000004"):
+        shutil.rmtree(tmp_path / "run" / name)
+    change(tmp_path / "run", status="running")
+    done = command("train", "resume=run")
+    assert done.returncode == 0, done.stderr
+    assert (metrics(tmp_path / "run"), (tmp_path / "run" / "final" / "model.safetensors").read_bytes()) == whole
+
+
 def test_nothing_but_damage_is_refused(killed: Path, command: Command) -> None:
     for path in (killed / "checkpoints").glob("step-*"):
         (path / "manifest.json").write_text("", encoding="utf-8")
