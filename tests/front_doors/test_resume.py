@@ -162,6 +162,8 @@ def test_a_run_ends_early(command: Command, tmp_path: Path, words: tuple[str, ..
     assert about["steps"] < 9
     assert seen in about["stopped"]
     assert f"stopped after step {about['steps']}: {about['stopped']}" in done.stdout
+    if "ppo.lr=1e-12" in words:  # the same model and the same random numbers at every look
+        assert len({row["eval/reward"] for row in metrics(tmp_path / "run")}) == 1
 
 
 def test_the_best_model_becomes_final(command: Command, tmp_path: Path) -> None:

@@ -274,3 +274,20 @@ def test_a_loss_that_is_never_finite_ends_the_run_with_its_last_good_state(comma
     assert record(tmp_path / "run")["status"] == "failed"
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert all(tensor.isfinite().all() for tensor in load_file(newest / "policy.safetensors").values())
+
+
+def test_the_kl_coefficient_adapts_and_scores_are_normalised(command: Command, tmp_path: Path) -> None:
+    """The coefficient of each step follows from the KL of the one before; standardised scores have mean 0 where the KL is 0."""
+    done = command(
+        "train", *SMALL_RUN, "trainer.steps=5", "ppo.kl_target=0.5", "ppo.kl_horizon=20", "ppo.lr=1e-3", "model.precision=fp32",
+        "ppo.score_normalization=standardize", "evaluation.enabled=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = lines(tmp_path / "run" / "metrics.jsonl")
+    assert rows[0]["objective/rlhf_reward"] == pytest.approx(0, abs=1e-4)
+    assert abs(rows[0]["objective/scores"]) > 0.1
+    coef = 0.05
+    for row in rows:
+        assert row["objective/kl_coef"] == pytest.approx(coef, rel=1e-9)
+        coef *= 1 + min(max(row["objective/kl"] / 0.5 - 1, -0.2), 0.2) * 8 / 20
+    assert coef != 0.05

@@ -129,6 +129,39 @@ def test_the_whole_score_reaches_the_response_once(tiny: LanguageModel) -> None:
     assert torch.allclose(experience.returns[:, 0], torch.tensor(made.scores), atol=1e-3)
 
 
+def test_the_kl_stands_in_the_reward_or_in_the_loss(tiny: LanguageModel) -> None:
+    """With the coefficient at 0 and at 1: one of the two moves, the other does not."""
+    made = setting(tiny, PPOConfig(batch_size=4, minibatch_size=4))
+    made.update(made.experience(), lr=1e-3)  # so that the KL is not 0
+    for place, estimator in ((KLPlace.reward, KLEstimator.k1), (KLPlace.loss, KLEstimator.k2)):
+        rewards, losses = [], []
+        for coef in (0.0, 1.0):
+            made.config = PPOConfig(batch_size=4, minibatch_size=4, kl_coef=coef, kl_place=place, kl_estimator=estimator)
+            experience = made.experience()
+            rewards.append(experience.rewards.sum())
+            experience.advantages[:] = 0
+            experience.returns[:] = experience.values
+            losses.append(accumulate(made.policy, experience, made.config, made.distribution, coef)["loss"])
+            kl = (experience.logprobs - experience.reference_logprobs).sum()
+        in_reward = place is KLPlace.reward
+        assert (rewards[0] - rewards[1]).item() == pytest.approx(kl.item() if in_reward else 0, abs=1e-3)
+        squares = (experience.logprobs - experience.reference_logprobs).square() / 2
+        mean = squares.sum() / experience.response_mask.sum()
+        assert losses[1] - losses[0] == pytest.approx(0 if in_reward else mean.item(), abs=1e-4)
+
+
+def test_rewards_are_whitened_with_their_mean_kept(tiny: LanguageModel) -> None:
+    made = setting(tiny, PPOConfig(batch_size=4, minibatch_size=4))
+    plain = made.experience()
+    made.config = PPOConfig(batch_size=4, minibatch_size=4, whiten_rewards=True)
+    whitened = made.experience()
+    real = plain.response_mask.bool()
+    values = plain.rewards[real].double()
+    expected = (values - values.mean()) / values.std(correction=0) + values.mean()
+    assert torch.allclose(whitened.rewards[real].double(), expected, atol=1e-4)
+    assert (whitened.rewards[~real] == 0).all()
+
+
 def gradients(policy: Policy) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
