@@ -43,7 +43,7 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float) -> ValueLoss:
     """Half the larger squared error of the values and of the values clipped to `clip_range` about the old; all [b, t]."""
-    clipped_values = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    clipped_values = values.clamp(old_values - clip_range, old_values + clip_range)  # inside, the value itself to the bit
     plain = (values - returns).square()
     clipped = (clipped_values - returns).square()
     with torch.no_grad():

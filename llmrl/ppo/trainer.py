@@ -87,6 +87,10 @@ class PPOTrainer:
         step = self.progress.step if self._saved > 0 else -1  # at its very beginning a run looks anew
         self.bench.run.cut_after(step)
         self.bench.tracker.go_on_after(step)
+        for row in self.bench.run.rows(self.bench.run.metrics_file, step):
+            if "objective/scores" in row:  # step 0 has a held-out look alone
+                for kind, _ in self.health.observe(row["step"], row):
+                    self.display.has_warned(kind)
 
     def _catch_up(self) -> None:
         """The held-out evaluation before the first step, or the one that a run broke off in."""

@@ -56,6 +56,10 @@ class ProgressDisplay:
             self._warned.add(kind)
             self.console.print(f"warning: {text}", style="yellow", markup=False)
 
+    def has_warned(self, kind: str) -> None:
+        """A warning of this kind was given before the run was gone on with."""
+        self._warned.add(kind)
+
     def say(self, text: str) -> None:
         """A line above the bar."""
         self.console.print(text, markup=False)

@@ -50,7 +50,10 @@ def kill_while_saving(process: subprocess.Popen[str], checkpoints: Path, number:
     return any(checkpoints.glob(".step-*.tmp"))
 
 
-def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+def kill_at(process: subprocess.Popen[str], run: Path, seconds: float) -> None:
+    """Kill so many seconds after the run has its folder: what comes before is Python loading its packages."""
+    while process.poll() is None and not (run / "run.json").is_file():
+        time.sleep(0.01)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -91,7 +94,7 @@ def one_kill(number: int, folder: Path, saving: bool, seconds: float, rng: rando
     if saving:
         saving = kill_while_saving(process, folder / "checkpoints", rng.randint(1, 6))
     else:
-        kill_after(process, rng.uniform(0.15, 0.95) * seconds)
+        kill_at(process, folder, rng.uniform(0, 0.9) * seconds)
     killed_at = time.perf_counter() - began
     if process.returncode != -9:
         raise SystemExit(f"kill {number}: the run ended by itself with {process.returncode}; see {folder.with_suffix('.log')}")
@@ -119,8 +122,9 @@ def render(rows: list[dict], steps: int) -> str:
         f"{steps} steps, `{' '.join(WORDS)}`. Each row is a run that got SIGKILL once and was gone on with; its metrics (but "
         "for clock times), samples, final weights, optimiser state and random streams are held against those of a run left "
         f"alone.\n\n**{identical} of {len(rows)} identical to the bit**, {sum(row['while_saving'] for row in rows)} of them "
-        "killed while a checkpoint was being written (its half-written folder was found). Seconds are from the start of the "
-        "process, of which about the first four load Python packages.\n\n"
+        "killed while a checkpoint was being written (its half-written folder was found), the others at a moment drawn from "
+        "the seconds in which the run has its folder. Seconds are from the start of the process, of which about the first four "
+        "load Python packages.\n\n"
         "| kill | moment | seconds | lines of metrics | newest whole checkpoint | gone on with | against the run left alone |\n"
         f"| --- | --- | --- | --- | --- | --- | --- |\n{table}\n"
     )
@@ -137,10 +141,10 @@ def main() -> None:
     work = (args.work / time.strftime("%H%M%S")).resolve()
     work.mkdir(parents=True)
     rng = random.Random(args.seed)
-    whole, began = work / "whole", time.perf_counter()
+    whole = work / "whole"
     if start(whole, *WORDS, f"hydra.run.dir={whole}").wait():
         raise SystemExit(f"the run left alone failed: see {whole.with_suffix('.log')}")
-    seconds = time.perf_counter() - began
+    seconds = json.loads((whole / "run.json").read_text(encoding="utf-8"))["seconds"]
     expected = outcome(whole)
     rows = []
     for number in range(args.kills):

@@ -139,6 +139,20 @@ def test_auto_finds_this_commands_own_unfinished_run(killed: Path, command: Comm
     assert len(list((tmp_path / "outputs").iterdir())) == 2
 
 
+def test_a_warning_is_not_given_again(command: Command, tmp_path: Path) -> None:
+    """Equal rewards in every step: said in step 1, and known when the run goes on after it."""
+    (tmp_path / "mine.py").write_text("def f(sample):\n    return 3\n", encoding="utf-8")
+    done = command("train", *WORDS, "reward=python", "reward.python.function=mine.py:f")
+    assert done.stdout.count("warning: all 8 rewards") == 1
+    for name in ("step-000003", "step-000004"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / name)
+    change(tmp_path / "run", status="running")
+    done = command("train", "resume=run")
+    assert done.returncode == 0, done.stderr
+    assert "step 4/4" in done.stdout
+    assert "warning: all 8 rewards" not in done.stdout
+
+
 def test_a_run_without_a_checkpoint_begins_again(killed: Path, whole: Path, command: Command) -> None:
     shutil.rmtree(killed / "checkpoints")
     done = command("train", "resume=run")
