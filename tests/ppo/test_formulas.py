@@ -179,6 +179,12 @@ def test_value_loss(shape, clip: float) -> None:
     assert close(found.clipfrac, np.mean([gap > 0 and not within for gap, within in zip(clipped, inside, strict=True)]))
 
 
+def test_a_value_inside_its_range_is_not_counted_as_clipped() -> None:
+    """old + (value - old) need not be the value to the bit, and would count: these did."""
+    value, old, returns = (torch.tensor([[x]]) for x in (0.23510049283504486, 0.09978654235601425, 0.2104015350341797))
+    assert value_loss(value, old, returns, torch.ones(1, 1), 0.2).clipfrac == 0
+
+
 @given(shapes)
 def test_kl_estimators(shape) -> None:
     mask, (new, reference) = batch(shape, 2)
