@@ -32,6 +32,9 @@ bench: $(VENV)/.dev
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python scripts/fetch_models.py smollm2 distilgpt2-shape
 	$(BIN)/python scripts/bench/tiny_quality.py
+	$(BIN)/python scripts/bench/parity.py
+	$(BIN)/python scripts/bench/kill.py
+	$(BIN)/python scripts/bench/adaptive_kl.py
 	$(BIN)/python scripts/bench/learning.py quickstart
 	$(BIN)/python scripts/bench/learning.py smollm2
 

@@ -23,12 +23,10 @@ from llmrl.ppo.experience import Experience, make_experience
 from llmrl.ppo.losses import policy_loss, value_loss
 from llmrl.ppo.masked import masked_mean, masked_var
 from llmrl.ppo.trainer import objective_metrics
-from llmrl.ppo.update import make_optimizer, update
+from llmrl.ppo.update import SkippedUpdates, make_optimizer, update
 from llmrl.prompts import Prompt
 from llmrl.rewards import Scores
-from llmrl.rollout import Rollout
-
-TEMPERATURE = 1.0
+from llmrl.rollout import Distribution, Rollout
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Bench:
         self.policy = Policy(load_fp32(str(folder / "policy")))
         self.reference = load_fp32(str(folder / "reference"))
         head = {"weight": self.tensors["value_head.weight"], "bias": self.tensors["value_head.bias"]}
-        self.policy.value_head.linear.load_state_dict(head)
+        self.policy.value_head.layers[-1].load_state_dict(head)
         self.rollout = make_rollout(inputs["prompts"], inputs["responses"], self.policy.language_model)
         self.scores = Scores(inputs["scores"], {"fixed": inputs["scores"]}, {"fixed": 1.0})
         rows = len(inputs["prompts"])
@@ -62,14 +60,19 @@ class Bench:
 
     def experience(self) -> Experience:
         """The batch as llmrl sees it, whitened as the variant says."""
-        made = make_experience(self.policy, self.reference, self.rollout, self.scores, self.config, TEMPERATURE)
+        made = make_experience(
+            self.policy, self.reference, self.rollout, self.scores.total, self.config, Distribution(), self.config.kl_coef
+        )
         if self.variant.unbiased_whitening:
             count = made.response_mask.sum()
             made.advantages = made.advantages * ((count - 1) / count).sqrt()
         return made
 
     def update(self, optimizer: torch.optim.Optimizer, experience: Experience, config: PPOConfig) -> dict[str, float]:
-        return update(self.policy, optimizer, experience, config, TEMPERATURE, torch.Generator().manual_seed(0))
+        return update(
+            self.policy, optimizer, experience, config, Distribution(), config.kl_coef, torch.Generator().manual_seed(0),
+            SkippedUpdates(),
+        )  # fmt: skip
 
     def positions(self) -> AbstractContextManager[object]:
         """Inside, positions are those of the variant."""
@@ -143,7 +146,7 @@ def alone(folder: Path) -> dict[str, Tensor]:
 def own_weights(policy: Policy) -> dict[str, Tensor]:
     """Every trained tensor, by the name it has in the language model."""
     return {
-        name.removeprefix("model.").replace("value_head.linear.", "value_head."): weight
+        name.removeprefix("model.").replace("value_head.layers.0.", "value_head."): weight
         for name, weight in policy.named_parameters()
     }
 
