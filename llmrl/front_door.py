@@ -67,8 +67,8 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
         if not stop.args:
             print("llmrl: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        message = explain(error, schema)
+    except (UserError, HydraException, OmegaConfBaseException, OSError, AssertionError) as error:
+        message = _typed_of_another_trainer(schema) if isinstance(error, AssertionError) else explain(error, schema)
         if traceback_wanted or message is None:
             raise
         print(f"llmrl {command}: {message}", file=sys.stderr)
@@ -107,6 +107,17 @@ def _drop_other_trainers(raw: DictConfig, schema: type, typed: Sequence[str]) ->
             raw[name] = None
 
 
+def _typed_of_another_trainer(schema: type) -> str | None:
+    """OmegaConf asserts where a word sets an option of a section that is null: what it should have said."""
+    words = dict(word.lstrip("+~").partition("=")[::2] for word in sys.argv[1:])
+    chosen = words.get("trainer", words.get("trainer.name", "" if "experiment" in words else "ppo"))
+    for key in words:
+        name = key.partition(".")[0]
+        if name in optional_sections(schema) and name != chosen:
+            return _of_another_trainer(key, name, chosen, schema)
+    return None
+
+
 def _of_another_trainer(key: str, name: str, chosen: str, schema: type) -> str:
     own = [each for each in option_keys(schema) if each.startswith(f"{chosen}.")]
     twin = f"{chosen}.{key.partition('.')[2]}"
@@ -115,7 +126,7 @@ def _of_another_trainer(key: str, name: str, chosen: str, schema: type) -> str:
     elif own:
         instead = f"those of trainer={chosen} are {', '.join(own)}"
     else:
-        instead = f"trainer={chosen} has none of its own"
+        instead = f"trainer={chosen} has none of its own" if chosen else "the run has another trainer"
     return f"{key} is an option of trainer={name}; {instead}"
 
 
@@ -222,7 +233,10 @@ def _unknown_key(key: str, schema: type, chain: str) -> str:
             return f"{key} is an option of a reward that is not chosen: add reward={name}"
         return f"{key}: {one_line(chain.splitlines()[-1])}"
     last = key.rpartition(".")[2]
-    moved = [each for each in known if each.rpartition(".")[2] == last]
+    trainers = {f"{name}." for name in optional_sections(schema)}
+    moved = [each for each in known if each.rpartition(".")[2] == last and not each.startswith(tuple(trainers))]
+    if not moved and not key.startswith(tuple(trainers)) and f"ppo.{last}" in known:
+        moved = [f"ppo.{last}"]
     if moved:
         return f"{key} is not an option; did you mean {moved[0]!r}?"
     group = [each for each in known if each.rpartition(".")[0] == key.rpartition(".")[0]]

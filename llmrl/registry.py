@@ -85,4 +85,7 @@ RETRIEVERS: Registry[Callable[..., Any]] = Registry("retriever", "retrievers")
 REWARDS: Registry[Callable[..., Any]] = Registry("reward", "rewards")
 
 TRAINERS.register("ppo", "llmrl.ppo.trainer:PPOTrainer", "proximal policy optimisation with a value head and per-token KL")
+TRAINERS.register("grpo", "llmrl.trainers.grpo:GRPO", "group relative policy optimisation, by TRL")
+TRAINERS.register("rloo", "llmrl.trainers.rloo:RLOO", "REINFORCE leave-one-out, by TRL")
+TRAINERS.register("sft", "llmrl.trainers.sft:SFT", "supervised fine-tuning on answers, by TRL")
 RETRIEVERS.register("none", "llmrl.config:RetrieverConfig", "no retrieval: the prompt stands alone")

@@ -34,6 +34,7 @@ from llmrl.config.sections import (
     TrainerConfig,
     WandbMode,
 )
+from llmrl.config.trl import GroupConfig, GRPOConfig, RLOOConfig, SFTConfig, TRLConfig
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -45,7 +46,9 @@ __all__ = [
     "Device",
     "EvaluationConfig",
     "FinalModel",
+    "GRPOConfig",
     "GenerateConfig",
+    "GroupConfig",
     "KLEstimator",
     "KLPlace",
     "ModelConfig",
@@ -53,10 +56,13 @@ __all__ = [
     "Precision",
     "PromptSource",
     "PromptsConfig",
+    "RLOOConfig",
     "RetrieverConfig",
     "RolloutConfig",
+    "SFTConfig",
     "Schedule",
     "ScoreNormalization",
+    "TRLConfig",
     "TrackerConfig",
     "TrackerKind",
     "TrainConfig",

@@ -25,6 +25,12 @@ def between(key: str, value: float, low: float, high: float) -> None:
         raise refuse(key, value, f"it must be between {low} and {high}")
 
 
+def divides(key: str, part: int, whole_key: str, whole: int) -> None:
+    if whole % part:
+        fits = max(n for n in range(1, whole + 1) if whole % n == 0 and n <= part)
+        raise UserError(f"{key}={part} does not divide {whole_key}={whole}; try {key}={fits}")
+
+
 def absolute_if_there(path: str) -> str:
     """A path that exists, made absolute, so that a run's config means the same from every folder; anything else as it is."""
     return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path

@@ -13,6 +13,7 @@ from llmrl.config.checks import at_least, between
 from llmrl.config.ppo import PPOConfig
 from llmrl.config.sections import (
     EvaluationConfig,
+    FinalModel,
     ModelConfig,
     PromptsConfig,
     RetrieverConfig,
@@ -20,6 +21,7 @@ from llmrl.config.sections import (
     TrackerConfig,
     TrainerConfig,
 )
+from llmrl.config.trl import GRPOConfig, RLOOConfig, SFTConfig, TRLConfig
 from llmrl.errors import UserError, one_line
 from llmrl.registry import REWARDS
 
@@ -34,6 +36,9 @@ class TrainConfig:
     reward: dict[str, Any] = field(default_factory=dict)  # name to reward; `reward=[a,b]` adds them up by weight
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     ppo: PPOConfig | None = None  # with trainer=ppo
+    grpo: GRPOConfig | None = None  # with trainer=grpo
+    rloo: RLOOConfig | None = None  # with trainer=rloo
+    sft: SFTConfig | None = None  # with trainer=sft
     retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -59,9 +64,25 @@ class TrainConfig:
                 raise UserError(
                     f"the section {name} goes with trainer={name} and no other; this is trainer={self.trainer.name}"
                 )
-        if self.ppo is not None and self.ppo.warmup_steps >= self.trainer.steps:
+        section = getattr(self, self.trainer.name, None)
+        if section is not None and section.warmup_steps >= self.trainer.steps:
+            key = f"{self.trainer.name}.warmup_steps={section.warmup_steps}"
+            raise UserError(f"{key} leaves nothing of trainer.steps={self.trainer.steps}: make it less")
+        if isinstance(section, TRLConfig):
+            self._check_trl()
+
+    def _check_trl(self) -> None:
+        """What TRL's trainers can't do."""
+        name, rollout = self.trainer.name, self.rollout
+        wanted = {
+            "rollout.min_new_tokens": rollout.min_new_tokens > 0, "rollout.stop": bool(rollout.stop),
+            "trainer.patience": self.trainer.patience is not None, "trainer.final=best": self.trainer.final is FinalModel.best,
+        }  # fmt: skip
+        if refused := [key for key, is_set in wanted.items() if is_set]:
+            raise UserError(f"{refused[0]} is for trainer=ppo: trainer={name} is TRL's own, which does not do it")
+        if self.resume is not None:
             raise UserError(
-                f"ppo.warmup_steps={self.ppo.warmup_steps} leaves nothing of trainer.steps={self.trainer.steps}: make it less"
+                f"resume= is for trainer=ppo: trainer={name} is TRL's own; its checkpoints are pickles, which llmrl never reads"
             )
 
 

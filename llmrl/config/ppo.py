@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from llmrl.config.checks import above, at_least, between, refuse
+from llmrl.config.checks import above, at_least, between, divides, refuse
 from llmrl.errors import UserError
 
 
@@ -105,9 +105,9 @@ class PPOConfig:
                 raise refuse(f"ppo.{name}", getattr(self, name), "it must be at least 0 and below 1")
 
     def _check_sizes(self) -> None:
-        _divides("ppo.minibatch_size", self.minibatch_size, "ppo.batch_size", self.batch_size)
+        divides("ppo.minibatch_size", self.minibatch_size, "ppo.batch_size", self.batch_size)
         if self.micro_batch_size is not None:
-            _divides("ppo.micro_batch_size", self.micro_batch_size, "ppo.minibatch_size", self.minibatch_size)
+            divides("ppo.micro_batch_size", self.micro_batch_size, "ppo.minibatch_size", self.minibatch_size)
 
     def _check_combinations(self) -> None:
         if self.kl_place is KLPlace.loss and self.kl_estimator is KLEstimator.k1:
@@ -135,9 +135,3 @@ class PPOConfig:
             raise UserError("ppo.lora_rank and ppo.frozen_layers are two ways to train fewer weights: choose one")
         if self.lora_targets and not self.lora_rank:
             raise UserError("ppo.lora_targets is for adapters: set ppo.lora_rank, too")
-
-
-def _divides(key: str, part: int, whole_key: str, whole: int) -> None:
-    if whole % part:
-        fits = max(n for n in range(1, whole + 1) if whole % n == 0 and n <= part)
-        raise UserError(f"{key}={part} does not divide {whole_key}={whole}; try {key}={fits}")

@@ -13,11 +13,10 @@ import torch
 from llmrl.config import EvaluationConfig, RolloutConfig
 from llmrl.evaluation.bootstrap import Interval, paired_interval, verdict
 from llmrl.models.load import LanguageModel
-from llmrl.models.policy import response_logits
 from llmrl.prompts import Prompt
 from llmrl.rewards import Reward, Sample, score
 from llmrl.rewards.no_repeat import repeated_share, stutter, words_of
-from llmrl.rollout import Distribution, Rollout, sample, token_logprobs
+from llmrl.rollout import Distribution, Rollout, response_logprobs, sample
 from llmrl.tracking.run_folder import write_text
 
 
@@ -131,12 +130,12 @@ def _describe(
     perplexities, kls = [], [0.0]
     sampled_from = Distribution.of(base, config)
     for rollout in rollouts:
-        under_base = _logprobs(base, rollout, Distribution())
+        under_base = response_logprobs(base, rollout, Distribution())
         lengths = rollout.response_mask.sum(-1)
         perplexities += (-under_base.sum(-1) / lengths).exp().tolist()
         if trained is not None:
-            same = under_base if sampled_from.is_plain else _logprobs(base, rollout, sampled_from)
-            gap = _logprobs(trained, rollout, sampled_from) - same
+            same = under_base if sampled_from.is_plain else response_logprobs(base, rollout, sampled_from)
+            gap = response_logprobs(trained, rollout, sampled_from) - same
             kls += gap.sum(-1).tolist()
     texts = Texts(
         words=fmean(len(one.response.split()) for one in samples),
@@ -152,16 +151,6 @@ def repeats(sample: Sample) -> bool:
     """Whether three words in a row are said again (the prompt's count, too), or a word twice in a row."""
     words = words_of(sample.response)
     return bool(words) and (repeated_share(words, 3, words_of(sample.prompt)) > 0 or stutter(words, sample.response) > 0)
-
-
-@torch.no_grad()
-def _logprobs(language_model: LanguageModel, rollout: Rollout, distribution: Distribution) -> torch.Tensor:
-    """[B, T] log-probabilities of a rollout's responses, 0 on padding, sixteen rows at a time."""
-    parts = []
-    for tokens, mask in zip(rollout.tokens.split(16), rollout.attention_mask.split(16), strict=True):
-        logits = response_logits(language_model, tokens, mask, rollout.response_length)
-        parts.append(token_logprobs(distribution.apply(logits), tokens[:, -rollout.response_length :]))
-    return torch.cat(parts) * rollout.response_mask
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:

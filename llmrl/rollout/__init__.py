@@ -1,6 +1,6 @@
 """Responses sampled from a model, with the log-probability of every token."""
 
 from llmrl.rollout.distribution import Distribution, token_logprobs, truncate
-from llmrl.rollout.sampler import Rollout, encode_prompts, sample
+from llmrl.rollout.sampler import Rollout, encode_prompts, response_logprobs, sample
 
-__all__ = ["Distribution", "Rollout", "encode_prompts", "sample", "token_logprobs", "truncate"]
+__all__ = ["Distribution", "Rollout", "encode_prompts", "response_logprobs", "sample", "token_logprobs", "truncate"]

@@ -9,10 +9,10 @@ from torch import Tensor
 from llmrl.config import RolloutConfig
 from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel
-from llmrl.models.policy import position_ids
+from llmrl.models.policy import position_ids, response_logits
 from llmrl.prompts import Prompt
 from llmrl.rewards import Sample
-from llmrl.rollout.distribution import Distribution, truncate
+from llmrl.rollout.distribution import Distribution, token_logprobs, truncate
 
 
 @dataclass
@@ -167,3 +167,15 @@ def _stop_text(language_model: LanguageModel, row: list[int], text: str, config:
 
 def _text(language_model: LanguageModel, row: list[int]) -> str:
     return str(language_model.tokenizer.decode(row, skip_special_tokens=False))
+
+
+@torch.no_grad()
+def response_logprobs(
+    language_model: LanguageModel, rollout: Rollout, distribution: Distribution, rows_at_once: int = 16
+) -> Tensor:
+    """[B, T] log-probabilities of a rollout's responses under another model, in nats, 0 on padding."""
+    parts = []
+    for tokens, mask in zip(rollout.tokens.split(rows_at_once), rollout.attention_mask.split(rows_at_once), strict=True):
+        logits = distribution.apply(response_logits(language_model, tokens, mask, rollout.response_length))
+        parts.append(token_logprobs(logits, tokens[:, -rollout.response_length :]))
+    return torch.cat(parts) * rollout.response_mask

@@ -5,20 +5,24 @@ from statistics import fmean
 import torch
 
 from llmrl.rewards import score
-from llmrl.rollout import sample
+from llmrl.rollout import Distribution, response_logprobs, sample
 from llmrl.trainers.protocol import Workbench
 
 
 def held_out_reward(bench: Workbench) -> dict[str, float]:
-    """`eval/reward` and `eval/<name>` of each reward: means over one response to each of the prompts looked at.
+    """Means over one response to each of the prompts looked at: `eval/reward`, `eval/<name>` of each reward, and `eval/kl`.
 
-    The random stream is the evaluation's own, the same at every look: training is the same with and without it, and two looks
-    differ by the model alone. Raises RunError where a reward does.
+    The KL to the reference is in nats per response. The random stream is the evaluation's own, the same at every look: training
+    is the same with and without it, and two looks differ by the model alone. Raises RunError where a reward does.
     """
     generator = torch.Generator().manual_seed(bench.config.evaluation.seed)
-    size, rollout, samples = bench.config.evaluation.batch_size, bench.config.rollout, []
+    size, rollout, samples, kls = bench.config.evaluation.batch_size, bench.config.rollout, [], []
+    distribution = Distribution.of(bench.language_model, rollout)
     for start in range(0, len(bench.looked_at), size):
-        responses = sample(bench.language_model, bench.looked_at[start : start + size], rollout, generator)
-        samples += responses.samples(rollout.max_new_tokens)
+        made = sample(bench.language_model, bench.looked_at[start : start + size], rollout, generator)
+        samples += made.samples(rollout.max_new_tokens)
+        own, base = (response_logprobs(each, made, distribution) for each in (bench.language_model, bench.reference))
+        kls += (own - base).sum(-1).tolist()
     scores = score(bench.rewards, samples)
-    return {"eval/reward": fmean(scores.total)} | {f"eval/{name}": fmean(each) for name, each in scores.components.items()}
+    components = {f"eval/{name}": fmean(values) for name, values in scores.components.items()}
+    return {"eval/reward": fmean(scores.total), "eval/kl": fmean(kls), **components}
