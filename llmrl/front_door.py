@@ -109,7 +109,10 @@ def _drop_other_trainers(raw: DictConfig, schema: type, typed: Sequence[str]) ->
 
 def _typed_of_another_trainer(schema: type) -> str | None:
     """OmegaConf asserts where a word sets an option of a section that is null: what it should have said."""
-    words = dict(word.lstrip("+~").partition("=")[::2] for word in sys.argv[1:])
+    words: dict[str, str] = {}
+    for word in sys.argv[1:]:
+        key, _, value = word.lstrip("+~").partition("=")
+        words[key] = value
     chosen = words.get("trainer", words.get("trainer.name", "" if "experiment" in words else "ppo"))
     for key in words:
         name = key.partition(".")[0]

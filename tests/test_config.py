@@ -12,10 +12,13 @@ from llmrl import rewards  # noqa: F401  (importing registers them)
 from llmrl.config import (
     CONF_DIR,
     EvaluationConfig,
+    GRPOConfig,
     PPOConfig,
     PromptsConfig,
     RetrieverConfig,
+    RLOOConfig,
     RolloutConfig,
+    SFTConfig,
     TrackerConfig,
     TrainConfig,
     TrainerConfig,
@@ -60,6 +63,9 @@ def test_yaml_values_equal_the_schema_defaults() -> None:
     for section in (PPOConfig, RolloutConfig, EvaluationConfig, PromptsConfig, TrainerConfig, TrackerConfig, RetrieverConfig):
         name = section.__name__.removesuffix("Config").lower()
         assert getattr(config, name) == section(), name
+    for section in (GRPOConfig, RLOOConfig, SFTConfig):
+        name = section.__name__.removesuffix("Config").lower()
+        assert getattr(composed("train", f"trainer={name}"), name) == section(), name
     assert config.reward["no_repeat"] == NoRepeat()
     assert composed("train", "reward=end_of_sentence").reward["end_of_sentence"] == EndOfSentence()
 

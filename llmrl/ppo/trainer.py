@@ -29,6 +29,8 @@ from llmrl.trainers.protocol import Outcome, Workbench, sample_rows
 class PPOTrainer:
     """Proximal policy optimisation of a language model against a reward; see `PPOConfig` for every setting."""
 
+    can_resume = True
+
     def __init__(self, workbench: Workbench) -> None:
         if workbench.config.ppo is None:
             raise ValueError("PPOTrainer needs the section ppo of the config")

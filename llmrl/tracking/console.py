@@ -41,9 +41,10 @@ class ProgressDisplay:
             self._progress.stop()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        figures = (
-            f"reward {metrics['objective/scores']:.3f}  kl {metrics['objective/kl']:.2f}  {metrics['samples/s']:.1f} samples/s"
-        )
+        shown = {"objective/scores": "reward {:.3f}", "objective/kl": "kl {:.2f}", "samples/s": "{:.1f} samples/s"}
+        if "objective/scores" not in metrics:  # what is learned is not sampled
+            shown = {"loss": "loss {:.3f}", "samples/s": "{:.1f} examples/s"}
+        figures = "  ".join(text.format(metrics[name]) for name, text in shown.items() if name in metrics)
         if self._progress:
             self._progress.update(self._task, completed=step, figures=figures)
             return

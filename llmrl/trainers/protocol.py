@@ -47,7 +47,10 @@ class Outcome:
 
 
 class Trainer(Protocol):
-    """Registered in `TRAINERS` under the name that `trainer=` chooses; called with a `Workbench`."""
+    """Registered in `TRAINERS` under the name that `trainer=` chooses; called with a `Workbench`.
+
+    A class that says `can_resume = True` goes on from its checkpoints where `workbench.resumes`.
+    """
 
     def train(self) -> Outcome:
         """Train `workbench.language_model` in place, logging to the run folder and tracker. Raises RunError."""

@@ -9,6 +9,7 @@ from packaging.version import InvalidVersion, Version
 
 from llmrl.config import TrainConfig, first_difference, read_train_config
 from llmrl.errors import UserError
+from llmrl.registry import TRAINERS
 from llmrl.tracking import RunFolder, find_run
 
 
@@ -47,7 +48,15 @@ def _named(name: str) -> Place:
     run.lock()
     if run.record.get("status") == "finished":
         raise UserError(f"{name} is finished; start a new run from its model with model.name_or_path={name}")
-    return Place(run, read_train_config(run.path / "config.yaml"), resumes=True)
+    config = read_train_config(run.path / "config.yaml")
+    if not can_resume(config):
+        raise UserError(f"{name} is a run of trainer={config.trainer.name}, which keeps no checkpoints: start it again")
+    return Place(run, config, resumes=True)
+
+
+def can_resume(config: TrainConfig) -> bool:
+    """Whether the trainer of a run keeps what is needed to go on with it."""
+    return getattr(TRAINERS.get(config.trainer.name), "can_resume", False)
 
 
 def _same(run: RunFolder, config: TrainConfig) -> Place:

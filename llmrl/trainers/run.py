@@ -24,7 +24,7 @@ from llmrl.registry import TRAINERS
 from llmrl.rollout import encode_prompts
 from llmrl.tracking import RunFolder, Tracker, check_tracker, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
-from llmrl.trainers.resume import find_place
+from llmrl.trainers.resume import can_resume, find_place
 
 
 def train(config: TrainConfig) -> int:
@@ -178,7 +178,9 @@ def _judge(bench: Workbench, console: Console) -> None:
 
 def _say_goodbye(bench: Workbench, outcome: Outcome, console: Console) -> None:
     folder = _relative(bench.run.path)
-    if outcome.status == "interrupted":
+    if outcome.status == "interrupted" and not can_resume(bench.config):
+        text = f"interrupted after {outcome.steps} steps; the model as it is then is in {folder}/final"
+    elif outcome.status == "interrupted":
         text = f"interrupted after {outcome.steps} steps, state saved; to go on: python -m llmrl.train resume={folder}"
     else:
         text = (
