@@ -211,6 +211,8 @@ def explain(error: BaseException, schema: type) -> str | None:
         extra = "; any other model: model.name_or_path=<hub name, folder or .gguf file>" if group == "model" else ""
         return f"{group}={choice} is not a choice{did_you_mean(choice, list(options(group)))}{extra}"
     if found := re.search(r"Could not override '([^']+)'", text):
+        if found.group(1) in optional_sections(schema):
+            return f"{found.group(1)} goes with trainer={found.group(1)}, which is not the one chosen"
         return _unknown_key(found.group(1), schema, chain)
     if found := re.search(r"full_key: ([\w.\[\]]+)", chain):
         return _bad_value(found.group(1), chain)

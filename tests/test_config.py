@@ -31,7 +31,8 @@ from llmrl.help import field_comments, groups, options
 from llmrl.rewards.end_of_sentence import EndOfSentence
 from llmrl.rewards.no_repeat import NoRepeat
 
-NEEDS = {"prompts=text": ["prompts.path=p"], "prompts=jsonl": ["prompts.path=p"], "prompts=sentences": ["prompts.path=p"]}
+NEEDS = {f"prompts={name}": ["prompts.path=p"] for name in ("text", "jsonl", "sentences")}
+NEEDS |= {f"{name}=default": [f"trainer={name}"] for name in ("grpo", "rloo", "sft")}
 CHOICES = [f"{group}={choice}" for group in groups() for choice in options(group)]
 
 

@@ -3,8 +3,8 @@
     python scripts/bench/trainers.py       # docs/results/trainers.{json,md,png}; under an hour on two cores
 
 Every trainer runs with the defaults of its own section, which share the batch, minibatch, epochs, learning rate and clip range.
-The one exception is `ppo.score_scale=5`: the reward goes from -20 to 20, and PPO's value head wants it about 1, where the others
-divide by a deviation. Runs alternate between the trainers; one whose folder is complete is not made again.
+The one exception is `ppo.score_scale=5`: the reward goes from -20 to 20, and PPO's value head wants it about 1, where the
+others divide by a deviation. Runs alternate between the trainers; one whose folder is complete is not made again.
 """
 
 import argparse
@@ -92,20 +92,21 @@ def render(runs: list[dict]) -> str:
     commands = "\n".join(f"- `{each['command']}`" for each in runs if each["seed"] == first["seed"])
     return (
         "# PPO, GRPO and RLOO\n\nMade by `python scripts/bench/trainers.py`; the first seed's commands were:\n\n"
-        f"{commands}\n\nEvery trainer has the defaults of its own section: 32 responses a step, minibatches of 16, four passes, "
-        "learning rate 2e-5 falling to 0, clip range 0.2; GRPO and RLOO take eight responses to each of four prompts, PPO one to "
-        "each of 32. None was tuned for this table. PPO is llmrl's own; GRPO and RLOO are TRL's, driven by llmrl. "
+        f"{commands}\n\nEvery trainer has the defaults of its own section: 32 responses a step, minibatches of 16, four "
+        "passes, learning rate 2e-5 falling to 0, clip range 0.2; GRPO and RLOO take eight responses to each of four prompts, "
+        "PPO one to each of 32. None was tuned for this table. PPO is llmrl's own; GRPO and RLOO are TRL's, driven by llmrl. "
         f"{machine()['processors']} processors, {first['threads']} threads, products in {first['precision']}, torch "
         f"{first['versions']['torch']}, transformers {first['versions']['transformers']}.\n\n"
         "Mean over seeds, after all responses:\n\n"
         "| trainer | held-out reward | difference to base, by seed | KL, nats per response | seconds of training |\n"
         f"| --- | --- | --- | --- | --- |\n{chr(10).join(means(runs, name) for name in TRAINERS)}\n\n"
-        f"Each run, {first['samples']} responses of each model to held-out prompts, 95 % bootstrap interval over prompts; before "
-        "/ after for what the reward can't buy:\n\n"
+        f"Each run, {first['samples']} responses of each model to held-out prompts, 95 % bootstrap interval over prompts; "
+        "before / after for what the reward can't buy:\n\n"
         "| trainer | seed | base | trained | difference | verdict | KL | ended by themselves | words | perplexity under base "
         f"| seconds of training |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        f"{chr(10).join(map(row, runs))}\n\nLooks while training are at 32 held-out prompts, one response each, the same random "
-        "numbers for all. Seconds are sampling, scoring and learning; looks, checkpoints and the final comparison are left out.\n\n"
+        f"{chr(10).join(map(row, runs))}\n\nLooks while training are at 32 held-out prompts, one response each, the same "
+        "random numbers for all. Seconds are sampling, scoring and learning; looks, checkpoints and the final comparison are "
+        "left out.\n\n"
         "![held-out reward against samples, seconds and KL](trainers.png)\n"
     )
 

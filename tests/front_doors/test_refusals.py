@@ -83,6 +83,7 @@ def typed(
         ("trainer.final=best", "trainer.final=best goes by the held-out reward"),
         ("trainer.patience=0 trainer.eval_every=1", "it must be at least 1"),
         ("trainer=grpo ppo.lr=1e-5", "ppo.lr is an option of trainer=ppo; the one of trainer=grpo is grpo.lr"),
+        ("grpo=default", "grpo goes with trainer=grpo, which is not the one chosen"),
         ("grpo.kl_coef=1", "grpo.kl_coef is an option of trainer=grpo; the one of trainer=ppo is ppo.kl_coef"),
         ("trainer=sft ppo.clip_range=0.1", "those of trainer=sft are sft.batch_size"),
         ("trainer=rloo rloo.lrr=1", "rloo.lrr is not an option; did you mean 'rloo.lr'?"),
