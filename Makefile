@@ -16,7 +16,7 @@ train: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(BIN)/python scripts/fetch_models.py smollm2 distilgpt2-shape --quiet
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ its range raises `UserError` naming the key, the value and what is allowed. Each
 
 from pathlib import Path
 
-from llmrl.config.checks import absolute_if_there
+from llmrl.config.checks import ASSETS, PACKAGED, absolute_if_there, packaged
 from llmrl.config.commands import (
     CompareConfig,
     GenerateConfig,
@@ -41,7 +41,9 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 """Absolute: a relative config path fails through a console script."""
 
 __all__ = [
+    "ASSETS",
     "CONF_DIR",
+    "PACKAGED",
     "CompareConfig",
     "Device",
     "EvaluationConfig",
@@ -73,6 +75,7 @@ __all__ = [
     "first_difference",
     "option_keys",
     "optional_sections",
+    "packaged",
     "plain",
     "read_train_config",
     "section_type",

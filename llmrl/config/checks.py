@@ -34,3 +34,12 @@ def divides(key: str, part: int, whole_key: str, whole: int) -> None:
 def absolute_if_there(path: str) -> str:
     """A path that exists, made absolute, so that a run's config means the same from every folder; anything else as it is."""
     return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+
+
+PACKAGED = "packaged:"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+def packaged(name: str) -> Path:
+    """The file or folder that a name means: one of the package where it begins with `packaged:`, else a path."""
+    return ASSETS / name.removeprefix(PACKAGED) if name.startswith(PACKAGED) else Path(name).expanduser()

@@ -64,7 +64,7 @@ class GroupConfig(TRLConfig):
     minibatch_size: int = 16  # responses per optimiser step; divides batch_size
     epochs: int = 4  # passes over each batch
     clip_range: float = 0.2  # epsilon: the probability ratio is clipped to 1 -+ epsilon
-    kl_coef: float = 0.05  # weight of the KL to the reference, TRL's beta; 0: there is no reference
+    kl_coef: float = 0.0  # weight of the KL to the reference, TRL's beta; 0: there is no reference
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +94,7 @@ class GRPOConfig(GroupConfig):
 class RLOOConfig(GroupConfig):
     """REINFORCE leave-one-out by TRL: the baseline of a response is the mean reward of the others to its prompt."""
 
+    kl_coef: float = 0.05  # reward lost per nat of log(policy / reference), TRL's beta and its default
     normalize_advantages: bool = True  # to mean 0 and deviation 1 over the batch, so that the reward's scale does not matter
 
 

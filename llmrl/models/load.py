@@ -30,11 +30,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from llmrl.config import Device, ModelConfig, Precision
+from llmrl.config import PACKAGED, Device, ModelConfig, Precision, packaged
 from llmrl.errors import UserError, one_line
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-PACKAGED = "packaged:"
 HUB_SECONDS = 4.0
 WAYS_OUT = (
     "check the connection, or name a local folder or .gguf file (model.name_or_path=FOLDER), or use model=tiny, which needs no "
@@ -131,7 +129,7 @@ def _locate(config: ModelConfig) -> Path:
     """The folder or GGUF file that holds the model, downloaded if it has to be."""
     name = config.name_or_path
     if name.startswith(PACKAGED):
-        return ASSETS / name.removeprefix(PACKAGED)
+        return packaged(name)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():

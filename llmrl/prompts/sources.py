@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrl.config import PromptsConfig, PromptSource
+from llmrl.config import ASSETS, PromptsConfig, PromptSource, packaged
 from llmrl.errors import UserError
 
-OPENINGS = Path(__file__).resolve().parent.parent / "assets" / "openings.txt"
+OPENINGS = ASSETS / "openings.txt"
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
 
 
@@ -41,7 +41,7 @@ def load_prompts(config: PromptsConfig) -> PromptSplit:
 
 def read_prompts(config: PromptsConfig, option: str = "prompts.path") -> list[Prompt]:
     """All prompts of a source in its order. Raises UserError, which names the file as `option` if it can't be read."""
-    path = OPENINGS if config.source is PromptSource.openings else Path(config.path or "").expanduser()
+    path = OPENINGS if config.source is PromptSource.openings else packaged(config.path or "")
     text = _read(path, option)
     readers = {
         PromptSource.openings: _openings,
