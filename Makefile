@@ -35,6 +35,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench/parity.py
 	$(BIN)/python scripts/bench/kill.py
 	$(BIN)/python scripts/bench/adaptive_kl.py
+	$(BIN)/python scripts/bench/random_walks.py
+	$(BIN)/python scripts/bench/trainers.py
 	$(BIN)/python scripts/bench/learning.py quickstart
 	$(BIN)/python scripts/bench/learning.py smollm2
 
