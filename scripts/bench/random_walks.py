@@ -34,7 +34,7 @@ EACH, WANTED = 64, 0.9
 
 def measure(model: str, max_new_tokens: int) -> dict:
     """Rewards of 64 walks from each of the 20 starts, sampled as in training, and of the likeliest walk from each."""
-    prompts = load_prompts(PromptsConfig(PromptSource.text, path="packaged:random_walks/starts.txt", held_out_share=0.15))
+    prompts = load_prompts(PromptsConfig(PromptSource.text, path="packaged:random_walks/starts.txt", held_out_share=0.09))
     everything = sorted([*prompts.train, *prompts.held_out], key=lambda prompt: prompt.text)
     language_model = load(ModelConfig(name_or_path=model, precision=Precision.fp32, device=Device.cpu))
     reward, rollout = RandomWalk(), RolloutConfig(max_new_tokens=max_new_tokens)
