@@ -27,7 +27,8 @@ ABOUT = {
             ("model.name_or_path=FOLDER tracker=none", "any causal language model, JSON lines only"),
             ("-m reward=no_repeat,end_of_sentence ppo.lr=1e-5,3e-5", "a sweep"),
             ("--config-dir my_conf experiment=mine", "with your own config files"),
-            ("resume=outputs/FOLDER", "go on with a run that was stopped"),
+            ("trainer=grpo grpo.num_generations=8", "another trainer, by TRL"),
+            ("resume=outputs/FOLDER", "go on with a run that was stopped or killed"),
         ],
     ),
     "generate": (

@@ -27,4 +27,6 @@ class GRPO:
             loss_type=settings.loss_type.value,
             scale_rewards=settings.scale_rewards.value,
         )
-        return GRPOTrainer(reward_funcs=reward_function(self.bench, steps), args=arguments, **policy_and_data(self.bench))
+        return GRPOTrainer(
+            reward_funcs=reward_function(self.bench, steps), args=arguments, **policy_and_data(self.bench, settings)
+        )

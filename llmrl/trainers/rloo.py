@@ -26,4 +26,6 @@ class RLOO:
             **group_arguments(self.bench, settings),
             normalize_advantages=settings.normalize_advantages,
         )
-        return RLOOTrainer(reward_funcs=reward_function(self.bench, steps), args=arguments, **policy_and_data(self.bench))
+        return RLOOTrainer(
+            reward_funcs=reward_function(self.bench, steps), args=arguments, **policy_and_data(self.bench, settings)
+        )

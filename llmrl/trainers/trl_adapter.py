@@ -5,6 +5,7 @@ One step here is one batch: sampled, scored and learned from in several optimise
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from statistics import fmean, pstdev
 from typing import Any
@@ -134,15 +135,16 @@ NAMES = {
 OURS = ("rewards/", "reward")  # worked out from our own scores
 
 
-def policy_and_data(bench: Workbench) -> dict[str, Any]:
+def policy_and_data(bench: Workbench, settings: GroupConfig) -> dict[str, Any]:
     """The model, tokenizer and prompts as TRL wants them.
 
-    TRL reads the reference from where the config says the model came from: that is made a copy of ours. And it stops at the
-    tokens that the generation config names: those become ours.
+    TRL reads the reference, if the KL counts, from where the config says the model came from: that is made a copy of ours. And
+    it stops at the tokens that the generation config names: those become ours.
     """
     model, tokenizer, folder = bench.language_model.model, bench.language_model.tokenizer, bench.run.path / ".trl" / "reference"
-    save(bench.reference.model, tokenizer, folder)
-    model.config._name_or_path = str(folder)
+    if settings.kl_coef:
+        save(bench.reference.model, tokenizer, folder)
+        model.config._name_or_path = str(folder)
     if model.generation_config is not None:
         model.generation_config.eos_token_id = list(bench.language_model.stop_ids)
     rows = [{"prompt": prompt.text, "index": number} for number, prompt in enumerate(bench.prompts.train)]
@@ -161,7 +163,8 @@ def reward_function(bench: Workbench, steps: Steps) -> Any:
 def run_trl(bench: Workbench, updates: int, rows: int, make: Callable[[Steps], Trainer]) -> Outcome:
     """Train with the trainer of TRL that `make` builds around our callback."""
     bench.language_model.model.requires_grad_(True)
-    with StopSignal() as stop, ProgressDisplay(bench.config.trainer.steps) as display:
+    with StopSignal() as stop, ProgressDisplay(bench.config.trainer.steps) as display, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of TRL's own use of transformers
         steps = Steps(bench, updates, rows, stop, display)
         trainer = make(steps)
         trainer.remove_callback(PrinterCallback)

@@ -61,7 +61,7 @@ def test_distilgpt2_from_a_folder(command: Command, tmp_path: Path) -> None:
 
 
 def test_random_walks_come_near_their_known_optimum(command: Command, tmp_path: Path) -> None:
-    """A quarter of the recipe: from 0.1 to more than 0.7 of what is possible."""
+    """A short run of the recipe: from 0.1 to more than 0.7 of what is possible."""
     words = ("trainer.steps=20", "trainer.eval_every=0", "evaluation.enabled=false", "tracker=none", "hydra.run.dir=run")
     done = command("train", "experiment=random_walks", *words)
     assert done.returncode == 0, done.stderr

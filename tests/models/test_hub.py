@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.models.load import ASSETS
+from llmrl.config import ASSETS
 from tests.conftest import ROOT
 
 COMMIT = "a" * 40

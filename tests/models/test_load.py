@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from llmrl.config import ModelConfig, Precision
+from llmrl.config import ASSETS, ModelConfig, Precision
 from llmrl.errors import UserError
-from llmrl.models.load import ASSETS, LanguageModel, load, save
+from llmrl.models.load import LanguageModel, load, save
 from tests.conftest import Command, refused
 
 
