@@ -124,6 +124,30 @@ def sample(
     return Rollout(tokens, mask, mask[:, width:], logprobs, finished, list(prompts), texts)
 
 
+@torch.no_grad()
+def rollout_of(
+    language_model: LanguageModel, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]], config: RolloutConfig
+) -> Rollout:
+    """Responses, as token ids, that something else drew from the model, as if `sample` had made them.
+
+    Log-probabilities are the model's own, worked out anew; a response is finished if it ends in a token that ends a text.
+    """
+    rows = encode_prompts(language_model, prompts, config.max_new_tokens)
+    width, length = max(map(len, rows)), max(map(len, responses))
+    tokens = torch.full((len(rows), width + length), language_model.pad_id)
+    mask = torch.zeros_like(tokens)
+    for i, (row, response) in enumerate(zip(rows, responses, strict=True)):
+        place = slice(width - len(row), width + len(response))
+        tokens[i, place] = torch.tensor([*row, *response])
+        mask[i, place] = 1
+    tokens, mask = tokens.to(language_model.device), mask.to(language_model.device)
+    finished = torch.tensor([bool(ids) and ids[-1] in language_model.stop_ids for ids in responses]).to(tokens.device)
+    texts = _decode(language_model, tokens[:, width:], mask[:, width:], config)
+    made = Rollout(tokens, mask, mask[:, width:], torch.zeros(len(rows), length), finished, list(prompts), texts)
+    made.logprobs = response_logprobs(language_model, made, Distribution.of(language_model, config))
+    return made
+
+
 def draw(log_distribution: Tensor, generator: torch.Generator) -> Tensor:
     """One token [B] from each row of log-probabilities [B, V], by the inverse of the cumulative distribution.
 

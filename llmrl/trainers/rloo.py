@@ -4,7 +4,8 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from llmrl.trainers.protocol import Outcome, Workbench
-from llmrl.trainers.trl_adapter import Steps, group_arguments, policy_and_data, reward_function, run_trl
+from llmrl.trainers.trl_adapter import group_arguments, policy_and_data, reward_function, run_trl
+from llmrl.trainers.trl_steps import Steps
 
 
 class RLOO:

@@ -4,25 +4,27 @@ One step here is one batch: sampled, scored and learned from in several optimise
 """
 
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from statistics import fmean, pstdev
 from typing import Any
 
+import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from huggingface_hub import constants
+from safetensors import SafetensorError
+from transformers import PrinterCallback, Trainer
 
 from llmrl.config import GroupConfig, Schedule, TRLConfig
+from llmrl.errors import RunError
 from llmrl.models.load import save
-from llmrl.prompts import Prompt
-from llmrl.rewards import Sample, Scores, score
 from llmrl.tracking.console import ProgressDisplay
-from llmrl.trainers.held_out import held_out_reward
 from llmrl.trainers.interrupt import StopSignal
-from llmrl.trainers.protocol import Outcome, Workbench, sample_rows
+from llmrl.trainers.lent import count_positions, lent
+from llmrl.trainers.protocol import Outcome, Workbench
+from llmrl.trainers.trl_steps import Steps
 
 disable_progress_bars()  # a run has one progress bar, its own
+constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every run to the hub
 
 
 def training_arguments(bench: Workbench, settings: TRLConfig, minibatch: int, updates: int) -> dict[str, Any]:
@@ -50,105 +52,42 @@ def group_arguments(bench: Workbench, settings: GroupConfig) -> dict[str, Any]:
         "generation_batch_size": settings.batch_size, "num_generations": settings.num_generations,
         "num_iterations": settings.epochs, "epsilon": settings.clip_range, "beta": settings.kl_coef,
         "max_completion_length": rollout.max_new_tokens, "temperature": rollout.temperature, "top_k": rollout.top_k,
-        "top_p": rollout.top_p,
+        "top_p": rollout.top_p, "shuffle_dataset": False,
     }  # fmt: skip
 
 
-class Steps(TrainerCallback):
-    """Counts our steps, writes one line of metrics for each, looks at held-out prompts, and heeds Ctrl-C."""
+def shuffled_passes(rows: Sequence[dict[str, Any]], count: int, seed: int) -> Dataset:
+    """`count` rows, in passes over `rows` that are each shuffled anew: the order in which PPO takes its prompts.
 
-    def __init__(self, bench: Workbench, updates: int, rows: int, stop: StopSignal, display: ProgressDisplay) -> None:
-        self.bench, self.updates, self.rows, self.stop, self.display = bench, updates, rows, stop, display
-        self.step = 0
-        self.scores: Scores | None = None  # of the batch that is being learned from
-        self._began = time.perf_counter()
-
-    def score(self, prompts: Sequence[Prompt], completion_ids: Sequence[Sequence[int]]) -> list[float]:
-        """Weighted rewards of a batch of responses, which are logged as samples. Raises RunError where a reward does."""
-        samples = [self._sample(prompt, list(ids)) for prompt, ids in zip(prompts, completion_ids, strict=True)]
-        self.scores = score(self.bench.rewards, samples)
-        rows = sample_rows(prompts, [one.response for one in samples], self.scores)
-        step, every = self.step + 1, self.bench.config.trainer.samples_every
-        self.bench.run.log_samples(rows, step)
-        if every and step % every == 0:
-            self.bench.tracker.log_samples(rows, step)
-        return self.scores.total
-
-    def _sample(self, prompt: Prompt, ids: list[int]) -> Sample:
-        finished = bool(ids) and ids[-1] in self.bench.language_model.stop_ids
-        text = self.bench.language_model.tokenizer.decode(ids[: len(ids) - finished], skip_special_tokens=False)
-        return Sample(
-            prompt=prompt.text, response=str(text), prompt_id=prompt.id, token_ids=tuple(ids), finished=finished,
-            max_new_tokens=self.bench.config.rollout.max_new_tokens, context=prompt.context, answer=prompt.answer,
-        )  # fmt: skip
-
-    def look(self) -> dict[str, float]:
-        """The held-out reward, with the model as it is."""
-        self.bench.language_model.model.eval()
-        metrics = held_out_reward(self.bench)
-        prompts = f"({len(self.bench.looked_at)} prompts)"
-        self.display.say(f"held-out reward after {self.step} steps: {metrics['eval/reward']:.3f} {prompts}")
-        return metrics
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bench.config.trainer.eval_every:
-            self._write(self.look())
-        self._began = time.perf_counter()
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        """TRL logs its means once a step of ours, and a summary at the end, which is not a step."""
-        if not logs or "train_runtime" in logs or state.global_step != (self.step + 1) * self.updates:
-            return
-        trainer, seconds = self.bench.config.trainer, time.perf_counter() - self._began
-        self.step += 1
-        metrics = self._metrics(logs) | {"episodes": float(self.step * self.rows), "samples/s": self.rows / seconds}
-        self.display.step(self.step, metrics)
-        if trainer.eval_every and (self.step % trainer.eval_every == 0 or self.step == trainer.steps):
-            metrics |= self.look()
-        self._write(metrics)
-        if self.stop.requested:
-            control.should_training_stop = True
-        self._began = time.perf_counter()
-
-    def _write(self, metrics: dict[str, float]) -> None:
-        self.bench.run.log(metrics, self.step)
-        self.bench.tracker.log(metrics, self.step)
-
-    def _metrics(self, logs: dict[str, Any]) -> dict[str, float]:
-        """TRL's figures under our names where they mean the same, the others as trl/…"""
-        found = {f"trl/{name}": float(value) for name, value in logs.items() if name not in NAMES and not name.startswith(OURS)}
-        found |= {own: float(logs[name]) for name, own in NAMES.items() if name in logs}
-        if "kl" in logs and "completions/mean_length" in logs:  # per token there
-            found["objective/kl"] = float(logs["kl"]) * float(logs["completions/mean_length"])
-        if self.scores is not None:
-            found |= {"objective/scores": fmean(self.scores.total), "objective/scores_std": pstdev(self.scores.total)}
-            for name, values in self.scores.components.items():
-                found |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": pstdev(values)}
-        return found
-
-
-NAMES = {
-    "loss": "loss", "learning_rate": "lr", "grad_norm": "policy/grad_norm", "entropy": "policy/entropy",
-    "completions/mean_length": "response/length", "clip_ratio/region_mean": "policy/clipfrac",
-    "frac_reward_zero_std": "frac_reward_zero_std",
-}  # fmt: skip
-OURS = ("rewards/", "reward")  # worked out from our own scores
+    TRL leaves out what does not fill a batch, so that few prompts would never make one; and the last batch of a pass would be
+    smaller than the others. One long pass has neither.
+    """
+    order: list[int] = []
+    while len(order) < count:
+        generator = torch.Generator().manual_seed(1000 * seed + len(order) // len(rows))
+        order += torch.randperm(len(rows), generator=generator).tolist()
+    return Dataset.from_list(list(rows)).select(order[:count])
 
 
 def policy_and_data(bench: Workbench, settings: GroupConfig) -> dict[str, Any]:
-    """The model, tokenizer and prompts as TRL wants them.
+    """The model, tokenizer and prompts as TRL wants them: each prompt once for all responses to it.
 
     TRL reads the reference, if the KL counts, from where the config says the model came from: that is made a copy of ours. And
-    it stops at the tokens that the generation config names: those become ours.
+    it stops at the tokens that the generation config names: those become ours. Raises RunError if the copy can't be written.
     """
     model, tokenizer, folder = bench.language_model.model, bench.language_model.tokenizer, bench.run.path / ".trl" / "reference"
     if settings.kl_coef:
-        save(bench.reference.model, tokenizer, folder)
+        try:
+            save(bench.reference.model, tokenizer, folder)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"the reference could not be written to {folder}: {error}") from error
         model.config._name_or_path = str(folder)
     if model.generation_config is not None:
         model.generation_config.eos_token_id = list(bench.language_model.stop_ids)
     rows = [{"prompt": prompt.text, "index": number} for number, prompt in enumerate(bench.prompts.train)]
-    return {"model": model, "processing_class": tokenizer, "train_dataset": Dataset.from_list(rows)}
+    count = bench.config.trainer.steps * settings.batch_size // settings.num_generations
+    data = shuffled_passes(rows, count, bench.config.seed)
+    return {"model": model, "processing_class": tokenizer, "train_dataset": data}
 
 
 def reward_function(bench: Workbench, steps: Steps) -> Any:
@@ -162,17 +101,21 @@ def reward_function(bench: Workbench, steps: Steps) -> Any:
 
 def run_trl(bench: Workbench, updates: int, rows: int, make: Callable[[Steps], Trainer]) -> Outcome:
     """Train with the trainer of TRL that `make` builds around our callback."""
-    bench.language_model.model.requires_grad_(True)
-    with StopSignal() as stop, ProgressDisplay(bench.config.trainer.steps) as display, warnings.catch_warnings():
+    with (
+        StopSignal() as stop, ProgressDisplay(bench.config.trainer.steps) as display, lent(bench.language_model),
+        warnings.catch_warnings(),
+    ):  # fmt: skip
         warnings.simplefilter("ignore", FutureWarning)  # of TRL's own use of transformers
         steps = Steps(bench, updates, rows, stop, display)
-        trainer = make(steps)
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(steps)
         try:
+            trainer = make(steps)
+            if (reference := getattr(trainer, "ref_model", None)) is not None:
+                reference.load_state_dict(bench.reference.model.state_dict(), assign=True)  # one copy in memory, not two
+                reference.register_forward_pre_hook(count_positions, with_kwargs=True)
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(steps)
             trainer.train()
         finally:
             shutil.rmtree(bench.run.path / ".trl", ignore_errors=True)
-    bench.language_model.model.eval()
     status = "finished" if steps.step == bench.config.trainer.steps else "interrupted"
     return Outcome(status, steps.step, steps.step * rows)

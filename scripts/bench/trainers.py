@@ -1,6 +1,7 @@
 """PPO, GRPO and RLOO on SmolLM2-135M: the same reward, samples and seeds; held-out reward against samples, seconds and KL.
 
     python scripts/bench/trainers.py       # docs/results/trainers.{json,md,png}; under an hour on two cores
+    python scripts/bench/trainers.py --model tiny --steps 2 --seeds 0     # does it work? the figures go to --work
 
 Every trainer runs with the defaults of its own section, which share the batch, minibatch, epochs, learning rate and clip range.
 The one exception is `ppo.score_scale=5`: the reward goes from -20 to 20, and PPO's value head wants it about 1, where the
@@ -155,10 +156,11 @@ def main() -> None:
         for trainer in TRAINERS
     ]
     add_seconds(runs)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "trainers.json").write_text(json.dumps({"machine": machine(), "runs": runs}, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "trainers.md").write_text(render(runs), encoding="utf-8")
-    draw(runs, RESULTS / "trainers.png")
+    results = RESULTS if args.model == parser.get_default("model") else args.work
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "trainers.json").write_text(json.dumps({"machine": machine(), "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    (results / "trainers.md").write_text(render(runs), encoding="utf-8")
+    draw(runs, results / "trainers.png")
     print(render(runs))
 
 

@@ -14,7 +14,7 @@ def documented() -> set[str]:
 
 
 def test_every_metric_is_documented_and_every_documented_one_is_logged(command: Command, tmp_path: Path) -> None:
-    """One run with every option on that adds a metric, and one of TRL's."""
+    """One run with every option on that adds a metric, and two of TRL's."""
     done = command(
         "train", "experiment=debug", "reward=[no_repeat,end_of_sentence]", "ppo.kl_place=loss", "ppo.kl_estimator=k3",
         "ppo.entropy_coef=0.01", "trainer.eval_every=1", "evaluation.enabled=false", "hydra.run.dir=run",
@@ -23,8 +23,12 @@ def test_every_metric_is_documented_and_every_documented_one_is_logged(command: 
     small = ("grpo.batch_size=4", "grpo.minibatch_size=4", "grpo.num_generations=2", "grpo.epochs=1")
     done = command("train", "experiment=debug", "trainer=grpo", *small, "evaluation.enabled=false", "hydra.run.dir=grpo")
     assert done.returncode == 0, done.stderr
+    done = command(
+        "train", "experiment=debug", "trainer=sft", "trainer.eval_every=2", "evaluation.enabled=false", "hydra.run.dir=sft"
+    )
+    assert done.returncode == 0, done.stderr
     logged: set[str] = set()
-    for run in ("run", "grpo"):
+    for run in ("run", "grpo", "sft"):
         for line in (tmp_path / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             logged |= {
                 re.sub(r"(?<=/)(no_repeat|end_of_sentence)(?=/|$)|(?<=^trl/).*", "<name>", name) for name in json.loads(line)
