@@ -22,6 +22,7 @@ from llmrl.config import (
     TrackerConfig,
     TrainConfig,
     TrainerConfig,
+    first_difference,
     option_keys,
     read_train_config,
 )
@@ -112,3 +113,19 @@ def test_a_minibatch_divides_the_batch(batch: int, minibatch: int) -> None:
         suggested = int(str(refusal.value).rpartition("=")[2])
         assert batch % suggested == 0
         assert suggested <= minibatch
+
+
+def test_a_line_break_can_be_typed() -> None:
+    """A shell hands over a backslash and an n."""
+    config = composed("train", r'rollout.stop=["\n","END\t"]')
+    assert config.rollout.stop == ["\n", "END\t"]
+
+
+def test_what_may_differ_when_a_run_goes_on() -> None:
+    """Nothing that training or its looks at held-out prompts depend on."""
+    config = composed("train")
+    for words in (["tracker=none"], ["evaluation.samples=64"], ["evaluation.enabled=false"], ["evaluation.examples=1"]):
+        assert first_difference(config, composed("train", *words)) is None, words
+    for word in ("evaluation.seed=5", "evaluation.batch_size=8", "ppo.lr=0.5", "reward.no_repeat.fill=0.5", "trainer.steps=3"):
+        key, value = word.split("=")
+        assert first_difference(config, composed("train", word))[::2] == (key, float(value)), word

@@ -137,8 +137,8 @@ def read_train_config(path: Path) -> TrainConfig:
         raise UserError(f"{path} can't be read as a run's config: {one_line(error)}") from error
 
 
-MAY_DIFFER = ("resume", "tracker", "evaluation")
-"""What may change when a run goes on: nothing of it reaches training."""
+MAY_DIFFER = ("resume", "tracker", "evaluation.enabled", "evaluation.samples", "evaluation.examples")
+"""What may change when a run goes on: nothing of it reaches training or the looks at held-out prompts."""
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:
@@ -152,7 +152,8 @@ def first_difference(
     """(dotted key, value then, value now) of the first option in which two configs differ, if it matters to training."""
     before, after = (dict(_flat(each if isinstance(each, Mapping) else plain(each))) for each in (then, now))
     for key in sorted(before.keys() | after.keys()):
-        if key.split(".")[0] not in MAY_DIFFER and before.get(key) != after.get(key):
+        may_differ = any(key == each or key.startswith(f"{each}.") for each in MAY_DIFFER)
+        if not may_differ and before.get(key) != after.get(key):
             return key, before.get(key), after.get(key)
     return None
 

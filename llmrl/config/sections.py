@@ -72,7 +72,7 @@ class RolloutConfig:
     top_k: int = 0  # keep the k likeliest tokens; 0 keeps all, which PPO wants
     top_p: float = 1.0  # keep the likeliest tokens of this total probability, in (0, 1]; 1 keeps all
     min_new_tokens: int = 0  # a response may not end before so many tokens, in sampling and in every log-probability
-    stop: list[str] = field(default_factory=list)  # a response ends where one of these texts appears, beside end of text
+    stop: list[str] = field(default_factory=list)  # a response ends at one of these texts, too; \n is a line break, \t a tab
     include_stop: bool = False  # whether that text is part of the response that is scored
 
     def __post_init__(self) -> None:
@@ -86,6 +86,7 @@ class RolloutConfig:
             raise UserError(
                 f"rollout.min_new_tokens={self.min_new_tokens} is more than rollout.max_new_tokens={self.max_new_tokens}"
             )
+        self.stop = [text.replace("\\n", "\n").replace("\\t", "\t") for text in self.stop]  # as a shell hands them over
         if any(not text for text in self.stop):
             raise UserError("rollout.stop holds an empty text, which would end every response at once")
         if self.include_stop and not self.stop:

@@ -1,6 +1,7 @@
 """A training run from config to verdict: run folder, model, prompts, trainer, final model, held-out comparison."""
 
 import dataclasses
+import re
 import shutil
 import sys
 import time
@@ -25,6 +26,8 @@ from llmrl.rollout import encode_prompts
 from llmrl.tracking import RunFolder, Tracker, check_tracker, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
 from llmrl.trainers.resume import can_resume, find_place
+
+PLAIN_WORDS = re.compile(r"[\w ,]+")  # what needs no care in a shell
 
 
 def train(config: TrainConfig) -> int:
@@ -183,9 +186,10 @@ def _say_goodbye(bench: Workbench, outcome: Outcome, console: Console) -> None:
     elif outcome.status == "interrupted":
         text = f"interrupted after {outcome.steps} steps, state saved; to go on: python -m llmrl.train resume={folder}"
     else:
+        prompt = min((one.text for one in bench.prompts.held_out if PLAIN_WORDS.fullmatch(one.text)), key=len, default="")
         text = (
-            f"{outcome.episodes} responses in {bench.run.record['seconds']:.0f} s; the model is in {folder}/final\n"
-            f"try it: python -m llmrl.generate run={folder} 'prompt=\"One morning\"'"
+            f"{outcome.episodes} samples in {bench.run.record['seconds']:.0f} s; the model is in {folder}/final\n"
+            f"try it: python -m llmrl.generate run={folder} 'prompt=\"{prompt or 'One morning'}\"'"
         )
     console.print(text, markup=False)
 

@@ -85,7 +85,7 @@ def row(each: dict) -> str:
         f"{base['finished']:.0%} / {trained['finished']:.0%}",
         f"{base['words']:.0f} / {trained['words']:.0f}",
         f"{base['perplexity_under_base']:.0f} / {trained['perplexity_under_base']:.0f}",
-        f"{sum(each['step_seconds']):.0f}",
+        f"{len(each['step_seconds']) * median(each['step_seconds']):.0f}",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -118,7 +118,8 @@ def render(runs: list[dict]) -> str:
         f"| seconds of training |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         f"{chr(10).join(map(row, runs))}\n\nLooks while training are at 32 held-out prompts, one response each, the same "
         "random numbers for all. Seconds are sampling, scoring and learning; looks, checkpoints and the final comparison are "
-        "left out. Runs alternate between trainers; the picture's seconds are steps times the median step of each trainer.\n\n"
+        "left out; they are steps times the median step, of the run in the table and of the trainer in the picture, as the machine "
+        "may do other work. Runs alternate between trainers.\n\n"
         "![held-out reward against samples, seconds and KL](trainers.png)\n"
     )
 
