@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from llmrl.config import PACKAGED, Device, ModelConfig, Precision, packaged
+from llmrl.engine import Engine, engine_of, keep_freed_memory
 from llmrl.errors import UserError, one_line
 
 HUB_SECONDS = 4.0
@@ -67,6 +68,11 @@ class LanguageModel:
         """Matrix products in the model's precision inside this context."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
+    @property
+    def engine(self) -> Engine | None:
+        """What computes passes over this model faster than its own forward pass, where its architecture is known to it."""
+        return engine_of(self.model, self.bf16)
+
     def frozen_copy(self) -> "LanguageModel":
         """A copy with weights of its own that are never trained: the reference."""
         twin = copy.copy(self)
@@ -78,6 +84,8 @@ def load(config: ModelConfig) -> LanguageModel:
     """Load a model and its tokenizer as `config` says, weights in fp32, dropout off. Raises UserError in one line."""
     device = choose_device(config.device)
     source = _locate(config)
+    if device.type == "cpu":
+        keep_freed_memory()
     try:
         if source.suffix == ".gguf":
             model, tokenizer = _load_gguf(source)

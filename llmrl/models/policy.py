@@ -1,7 +1,7 @@
 """A language model that also estimates how much reward is still to come: the policy and value function of PPO."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmrl.config import ValueHead
+from llmrl.engine import Engine, Objective, Weight, pack
 from llmrl.errors import UserError
+from llmrl.models.distribution import Distribution, entropy, token_logprobs
 from llmrl.models.load import LanguageModel
+
+TokenLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
+"""(places [m] of response tokens in [B * T], log-probabilities [m], entropies [m] if asked for, values [m]) -> scalar."""
 
 
 @dataclass
@@ -29,8 +34,17 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
+@dataclass
+class TokenStatistics:
+    """What a model says of B responses of at most T tokens; 0 on padding."""
+
+    logprobs: Tensor  # [B, T], nats, of each token under the distribution it was drawn from
+    entropies: Tensor  # [B, T], nats, of that distribution
+    values: Tensor | None  # [B, T], expected return just before each token
+
+
 def response_logits(language_model: LanguageModel, tokens: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
-    """[B, T, V] logits that predict the last T = `response_length` of the tokens [B, P+T]."""
+    """[B, T, V] logits that predict the last T = `response_length` of the tokens [B, P+T], by the model's own forward pass."""
     with language_model.autocast():
         return language_model.model(
             input_ids=tokens[:, :-1],
@@ -39,6 +53,39 @@ def response_logits(language_model: LanguageModel, tokens: Tensor, attention_mas
             logits_to_keep=response_length,
             use_cache=False,
         ).logits
+
+
+@torch.no_grad()
+def token_statistics(
+    language_model: LanguageModel, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution
+) -> TokenStatistics:
+    """tokens, attention_mask [B, P+T], response_mask [B, T] -> what the model says of the responses; no values."""
+    if (engine := language_model.engine) is not None:
+        return _packed_statistics(engine, tokens, attention_mask, response_mask, distribution)
+    logits = response_logits(language_model, tokens, attention_mask, response_mask.shape[1])
+    return _statistics(logits, None, tokens, response_mask, distribution)
+
+
+def _packed_statistics(
+    engine: Engine, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution,
+    value_head: nn.Module | None = None,
+) -> TokenStatistics:  # fmt: skip
+    packed = pack(tokens, attention_mask, response_mask)
+    found = engine.score(packed, None if distribution.is_plain else distribution.warp, value_head)
+
+    def laid_out(figures: Tensor) -> Tensor:
+        grid = torch.zeros(response_mask.numel(), device=figures.device)
+        return grid.index_copy_(0, packed.where, figures).view_as(response_mask)
+
+    return TokenStatistics(*(None if figures is None else laid_out(figures) for figures in found))  # type: ignore[arg-type]
+
+
+def _statistics(
+    logits: Tensor, values: Tensor | None, tokens: Tensor, response_mask: Tensor, distribution: Distribution
+) -> TokenStatistics:
+    logits, mask = distribution.apply(logits), response_mask.float()
+    logprobs = token_logprobs(logits, tokens[:, -response_mask.shape[1] :])
+    return TokenStatistics(logprobs * mask, entropy(logits) * mask, None if values is None else values * mask)
 
 
 class Head(nn.Module):
@@ -63,8 +110,9 @@ class Head(nn.Module):
 class Policy(nn.Module):
     """Any causal language model of transformers, with a value head on the hidden state its output layer reads.
 
-    The hidden state is taken where it enters the output layer. That is exact for every architecture, costs no second pass, and
-    needs no knowledge of how a model names its parts. Only the positions that predict response tokens reach the output layer.
+    A model whose architecture the engine knows is computed by it. Of any other, the hidden state is taken where it enters the
+    output layer: exact for every architecture, without a second pass and without knowing how a model names its parts. Either
+    way only the positions that predict response tokens reach the output layer.
     """
 
     def __init__(self, language_model: LanguageModel, value_head: ValueHead = ValueHead.linear) -> None:
@@ -87,6 +135,44 @@ class Policy(nn.Module):
         finally:
             hook.remove()
         return Outputs(logits=logits, values=self.value_head(kept[0]))
+
+    @torch.no_grad()
+    def statistics(
+        self, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution
+    ) -> TokenStatistics:
+        """tokens, attention_mask [B, P+T], response_mask [B, T] -> what policy and value head say of the responses."""
+        if (engine := self.language_model.engine) is not None:
+            return _packed_statistics(engine, tokens, attention_mask, response_mask, distribution, self.value_head)
+        outputs = self(tokens, attention_mask, response_mask.shape[1])
+        return _statistics(outputs.logits, outputs.values, tokens, response_mask, distribution)
+
+    def backward(
+        self, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution, loss: TokenLoss,
+        *, with_entropy: bool = False, recompute: bool = False,
+    ) -> None:  # fmt: skip
+        """Add the gradient of `loss` over the response tokens to that of the weights (see `weight_of`).
+
+        `loss` may be called several times, for some of the tokens each; what it returns must add up.
+        """
+        if (engine := self.language_model.engine) is None:
+            with self.checkpointing(recompute):
+                outputs = self(tokens, attention_mask, response_mask.shape[1])
+                logits, where = distribution.apply(outputs.logits), response_mask.flatten().nonzero().squeeze(-1)
+                logprobs = token_logprobs(logits, tokens[:, -response_mask.shape[1] :]).flatten()[where]
+                entropies = entropy(logits).flatten()[where] if with_entropy else None
+                loss(where, logprobs, entropies, outputs.values.flatten()[where]).backward()
+            return
+        packed = pack(tokens, attention_mask, response_mask)
+        objective = Objective(
+            lambda rows, *figures: loss(packed.where[rows], *figures),
+            None if distribution.is_plain else distribution.warp, distribution.temperature, with_entropy,
+        )  # fmt: skip
+        engine.backward(packed, objective, self.value_head, recompute)
+
+    def weight_of(self, parameter: nn.Parameter) -> Weight:
+        """Where the gradient of a parameter gathers: in itself, or in the copy that passes read in its place."""
+        engine = self.language_model.engine
+        return (engine.weights.of(parameter) if engine is not None else None) or Weight(parameter, parameter)
 
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:

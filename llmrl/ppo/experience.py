@@ -7,11 +7,10 @@ from torch import Tensor
 
 from llmrl.config import KLPlace, PPOConfig
 from llmrl.models.load import LanguageModel
-from llmrl.models.policy import Policy, response_logits
+from llmrl.models.policy import Policy, token_statistics
 from llmrl.ppo.advantages import gae, token_rewards
-from llmrl.ppo.losses import entropy
 from llmrl.ppo.masked import whiten
-from llmrl.rollout import Distribution, Rollout, token_logprobs
+from llmrl.rollout import Distribution, Rollout
 
 
 @dataclass
@@ -64,17 +63,13 @@ def make_experience(
     sampler's own, made token by token, would not give in bf16.
     """
     parts = []
-    length, size = rollout.response_length, config.micro_batch_size or config.minibatch_size
-    for tokens, mask in zip(rollout.tokens.split(size), rollout.attention_mask.split(size), strict=True):
-        responses = tokens[:, -length:]
-        outputs = policy(tokens, mask, length)
-        logits = distribution.apply(outputs.logits)
-        reference_logits = distribution.apply(response_logits(reference, tokens, mask, length))
-        parts.append(
-            (token_logprobs(logits, responses), token_logprobs(reference_logits, responses), outputs.values, entropy(logits))
-        )
-    response_mask = rollout.response_mask.float()
-    logprobs, reference_logprobs, values, entropies = (torch.cat(column) * response_mask for column in zip(*parts, strict=True))
+    size, response_mask = config.micro_batch_size or config.minibatch_size, rollout.response_mask.float()
+    columns = (rollout.tokens, rollout.attention_mask, response_mask)
+    for tokens, mask, asked in zip(*(each.split(size) for each in columns), strict=True):
+        own = policy.statistics(tokens, mask, asked, distribution)
+        base = token_statistics(reference, tokens, mask, asked, distribution)
+        parts.append((own.logprobs, base.logprobs, own.values, own.entropies))
+    logprobs, reference_logprobs, values, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
     rewards = token_rewards(
         scaled_scores(scores, rollout.finished, config), logprobs - reference_logprobs, response_mask,
         kl_coef if config.kl_place is KLPlace.reward else 0.0,

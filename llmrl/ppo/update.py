@@ -3,27 +3,29 @@
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmrl.config import KLPlace, PPOConfig, Schedule
 from llmrl.errors import RunError
 from llmrl.models.policy import Policy
 from llmrl.ppo.experience import Experience
-from llmrl.ppo.losses import entropy, explained_variance, kl_estimate, policy_loss, value_loss
-from llmrl.ppo.masked import masked_mean
-from llmrl.rollout import Distribution, token_logprobs
+from llmrl.ppo.losses import explained_variance, kl_estimate, policy_loss, value_loss
+from llmrl.ppo.optimizer import AdamW
+from llmrl.rollout import Distribution
 
 
-def make_optimizer(policy: Policy, config: PPOConfig) -> torch.optim.AdamW:
+def make_optimizer(policy: Policy, config: PPOConfig) -> AdamW:
     """AdamW over what is trained, with a learning rate for the language model and one for the value head."""
     language_model = [p for p in policy.model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {"params": language_model, "lr": config.lr, "initial_lr": config.lr},
             {"params": list(policy.value_head.parameters()), "lr": config.value_lr, "initial_lr": config.value_lr},
         ],
+        policy.weight_of,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
         weight_decay=config.weight_decay,
@@ -63,7 +65,7 @@ class SkippedUpdates:
 
 def update(
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     experience: Experience,
     config: PPOConfig,
     distribution: Distribution,
@@ -77,16 +79,14 @@ def update(
     `skipped` says there were too many. With `stop_update_kl` the update ends before the first step that would start too far
     from the policy that sampled.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     sums: dict[str, float] = defaultdict(float)
     taken, left_out = 0, 0
     for index in minibatches(len(experience.tokens), config, generator):
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         figures = accumulate(policy, experience.rows(index.to(experience.tokens.device)), config, distribution, kl_coef)
         if config.stop_update_kl is not None and figures["policy/approxkl"] > config.stop_update_kl:
             break
-        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        figures["policy/grad_norm"] = float(norm)
+        figures["policy/grad_norm"] = optimizer.clip_gradients(config.max_grad_norm)
         if not skipped.count(all(map(math.isfinite, figures.values()))):
             left_out += 1
             continue
@@ -94,7 +94,7 @@ def update(
         taken += 1
         for name, value in figures.items():
             sums[name] += value
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     metrics = {name: total / taken for name, total in sums.items()}
     metrics["policy/updates"] = float(taken)
     metrics["policy/skipped_updates"] = float(left_out)
@@ -121,36 +121,51 @@ def accumulate(
     rows = len(minibatch.tokens)
     tokens = minibatch.response_mask.sum()
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=tokens.device))
-    with policy.checkpointing(config.gradient_checkpointing):
-        for index in torch.arange(rows, device=minibatch.tokens.device).split(config.micro_batch_size or rows):
-            part = minibatch.rows(index)
-            share = part.response_mask.sum() / tokens
-            loss, figures = minibatch_loss(policy, part, config, distribution, kl_coef)
-            (loss * share).backward()
-            for name, value in figures.items():
+    for index in torch.arange(rows, device=minibatch.tokens.device).split(config.micro_batch_size or rows):
+        part = minibatch.rows(index)
+
+        def share_of_loss(where: Tensor, *figures: Any, part: Experience = part) -> Tensor:
+            share = len(where) / tokens
+            loss, found = token_loss(part, where, *figures, config=config, kl_coef=kl_coef)
+            for name, value in found.items():
                 sums[name] = sums[name] + value.detach() * share
+            return loss * share
+
+        policy.backward(
+            part.tokens, part.attention_mask, part.response_mask, distribution, share_of_loss,
+            with_entropy=config.entropy_coef > 0, recompute=config.gradient_checkpointing,
+        )  # fmt: skip
     return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # one wait for the device, not eight
 
 
-def minibatch_loss(
-    policy: Policy, part: Experience, config: PPOConfig, distribution: Distribution, kl_coef: float
+def token_loss(
+    part: Experience,
+    where: Tensor,
+    logprobs: Tensor,
+    entropies: Tensor | None,
+    values: Tensor,
+    config: PPOConfig,
+    kl_coef: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(differentiable loss, figures): clipped policy loss, weighted value loss, the KL and entropy terms if they are used."""
-    length, mask = part.response_mask.shape[1], part.response_mask
-    outputs = policy(part.tokens, part.attention_mask, length)
-    logits = distribution.apply(outputs.logits)
-    logprobs = token_logprobs(logits, part.tokens[:, -length:])
-    pi = policy_loss(logprobs, part.logprobs, part.advantages, mask, config.clip_range)
-    vf = value_loss(outputs.values, part.values, part.returns, mask, config.value_clip_range)
+    """(differentiable mean loss over some tokens, figures): clipped policy and value losses, KL and entropy terms if used.
+
+    `where` [m] are the tokens' places in the [b * t] of `part`; log-probabilities, entropies and values [m] are those of now.
+    """
+    old, old_values, advantages, returns, reference = (
+        each.flatten()[where] for each in (part.logprobs, part.values, part.advantages, part.returns, part.reference_logprobs)
+    )
+    mask = torch.ones_like(old)
+    pi = policy_loss(logprobs, old, advantages, mask, config.clip_range)
+    vf = value_loss(values, old_values, returns, mask, config.value_clip_range)
     loss = pi.loss + config.vf_coef * vf.loss
     figures = {
         "policy/loss": pi.loss, "policy/approxkl": pi.approx_kl, "policy/clipfrac": pi.clipfrac, "policy/ratio": pi.ratio,
         "val/loss": vf.loss, "val/clipfrac": vf.clipfrac, "val/error": vf.error,
     }  # fmt: skip
     if config.kl_place is KLPlace.loss:
-        kl = masked_mean(kl_estimate(logprobs, part.reference_logprobs, config.kl_estimator), mask)
+        kl = kl_estimate(logprobs, reference, config.kl_estimator).mean()
         loss = loss + kl_coef * kl
         figures["policy/kl_loss"] = kl
-    if config.entropy_coef:
-        loss = loss - config.entropy_coef * masked_mean(entropy(logits), mask)
+    if entropies is not None:
+        loss = loss - config.entropy_coef * entropies.mean()
     return loss, figures | {"loss": loss}

@@ -1,6 +1,6 @@
 """Responses sampled from a model, with the log-probability of every token."""
 
-from llmrl.rollout.distribution import Distribution, token_logprobs, truncate
+from llmrl.models.distribution import Distribution, token_logprobs, truncate
 from llmrl.rollout.sampler import Rollout, encode_prompts, response_logprobs, rollout_of, sample
 
 __all__ = [

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from llmrl.config import RolloutConfig
 from llmrl.errors import UserError
+from llmrl.models.distribution import Distribution, truncate
 from llmrl.models.load import LanguageModel
-from llmrl.models.policy import position_ids, response_logits
+from llmrl.models.policy import token_statistics
 from llmrl.prompts import Prompt
 from llmrl.rewards import Sample
-from llmrl.rollout.distribution import Distribution, token_logprobs, truncate
+from llmrl.rollout.decoding import decoder_of
 
 
 @dataclass
@@ -78,7 +79,7 @@ def sample(
     """One response to each prompt, all at once.
 
     `generator` is on the CPU whatever the device, so that a seed means the same everywhere. `on_token` sees the new tokens [B]
-    of each step as they are made. The weights are brought to bf16 once for the whole rollout, by autocast's cache.
+    of each step as they are made. Each step takes as many random numbers as there are prompts, however many still go on.
     """
     rows = encode_prompts(language_model, prompts, config.max_new_tokens)
     device, width = language_model.device, max(map(len, rows))
@@ -93,32 +94,35 @@ def sample(
     alive = torch.ones(len(rows), dtype=torch.bool, device=device)
     finished = torch.zeros_like(alive)
     drawn_from = Distribution.of(language_model, config)
-    cache, fresh, length = None, slice(0, width), 0
-    with language_model.autocast():
-        while length < config.max_new_tokens and alive.any():
-            output = language_model.model(
-                input_ids=tokens[:, fresh],
-                attention_mask=mask[:, : fresh.stop],
-                position_ids=position_ids(mask[:, : fresh.stop])[:, fresh],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache, at = output.past_key_values, fresh.stop
-            logits = drawn_from.apply(output.logits[:, -1:], first=length)[:, 0]
-            distribution = truncate(logits, config).log_softmax(-1)
-            new = distribution.argmax(-1) if greedy else draw(distribution, generator)
-            tokens[:, at] = torch.where(alive, new, tokens[:, at])
-            mask[:, at] = alive.long()
-            logprobs[:, length] = distribution.gather(-1, new.unsqueeze(-1)).squeeze(-1) * alive
-            if on_token is not None:
-                on_token(tokens[:, at])
-            ended = torch.isin(new, stops)
-            fresh, length = slice(at, at + 1), length + 1
-            if config.stop and length >= config.min_new_tokens:
-                ended = ended | _has_stop_text(language_model, tokens[:, width : width + length], alive & ~ended, config)
-            finished = finished | (alive & ended)
-            alive = alive & ~ended
+    decoder, length = decoder_of(language_model, tokens.shape[1]), 0
+    active = torch.arange(len(rows), device=device)  # the rows that the decoder goes on with
+    logits = decoder.read(tokens[:, :width], mask[:, :width])
+    while True:
+        at = width + length
+        distribution = truncate(drawn_from.warp(logits.float(), torch.full_like(active, length)), config)
+        uniform = torch.rand(len(rows), generator=generator, dtype=torch.float64).to(device)
+        new, likely = choose(distribution, None if greedy else uniform[active])
+        going = alive[active]
+        tokens[active, at] = torch.where(going, new, tokens[active, at])
+        mask[active, at] = going.long()
+        logprobs[active, length] = likely * going
+        if on_token is not None:
+            on_token(tokens[:, at])
+        ended = torch.zeros_like(alive)
+        ended[active] = torch.isin(new, stops)
+        length += 1
+        if config.stop and length >= config.min_new_tokens:
+            ended = ended | _has_stop_text(language_model, tokens[:, width : width + length], alive & ~ended, config)
+        finished = finished | (alive & ended)
+        alive = alive & ~ended
+        if length == config.max_new_tokens or not alive.any():
+            break
+        going = alive[active]
+        if int(going.sum()) <= WORTH_DROPPING * len(active):
+            kept = going.nonzero().squeeze(-1)
+            decoder.keep(kept)
+            active, new = active[kept], new[kept]
+        logits = decoder.step(new)
     tokens, mask, logprobs = tokens[:, : width + length], mask[:, : width + length], logprobs[:, :length]
     texts = _decode(language_model, tokens[:, width:], mask[:, width:], config)
     return Rollout(tokens, mask, mask[:, width:], logprobs, finished, list(prompts), texts)
@@ -148,16 +152,23 @@ def rollout_of(
     return made
 
 
-def draw(log_distribution: Tensor, generator: torch.Generator) -> Tensor:
-    """One token [B] from each row of log-probabilities [B, V], by the inverse of the cumulative distribution.
+WORTH_DROPPING = 0.75
+"""Rows that have ended are computed along until no more than this share of them goes on: dropping them copies the cache."""
 
-    Exactly one uniform number is used per row, from one stream on the CPU: two models given the same seed use the same numbers,
-    which is what makes their comparison paired.
+
+def choose(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(tokens [B], their log-probabilities [B]) from softmax(logits [B, V]): drawn, or without `uniform` [B] the likeliest.
+
+    By the inverse of the cumulative distribution, which takes one uniform number a row: two models given the same numbers are
+    compared in pairs. `uniform` is in [0, 1), in fp64, as the sums are; what has no probability is never drawn.
     """
-    cumulative = log_distribution.double().exp().cumsum(-1)
-    uniform = torch.rand(len(log_distribution), 1, generator=generator, dtype=torch.float64).to(cumulative.device)
-    token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
-    return token.clamp(max=log_distribution.shape[-1] - 1)
+    probabilities = logits.softmax(-1)
+    if uniform is None:
+        tokens = logits.argmax(-1)
+    else:
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+        tokens = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[:, -1:], right=True).squeeze(-1)
+    return tokens, probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).log()
 
 
 def _has_stop_text(language_model: LanguageModel, responses: Tensor, alive: Tensor, config: RolloutConfig) -> Tensor:
@@ -198,8 +209,10 @@ def response_logprobs(
     language_model: LanguageModel, rollout: Rollout, distribution: Distribution, rows_at_once: int = 16
 ) -> Tensor:
     """[B, T] log-probabilities of a rollout's responses under another model, in nats, 0 on padding."""
-    parts = []
-    for tokens, mask in zip(rollout.tokens.split(rows_at_once), rollout.attention_mask.split(rows_at_once), strict=True):
-        logits = distribution.apply(response_logits(language_model, tokens, mask, rollout.response_length))
-        parts.append(token_logprobs(logits, tokens[:, -rollout.response_length :]))
-    return torch.cat(parts) * rollout.response_mask
+    columns = (rollout.tokens, rollout.attention_mask, rollout.response_mask)
+    return torch.cat(
+        [
+            token_statistics(language_model, tokens, mask, asked, distribution).logprobs
+            for tokens, mask, asked in zip(*(each.split(rows_at_once) for each in columns), strict=True)
+        ]
+    )

@@ -118,8 +118,8 @@ def render(runs: list[dict]) -> str:
         f"| seconds of training |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         f"{chr(10).join(map(row, runs))}\n\nLooks while training are at 32 held-out prompts, one response each, the same "
         "random numbers for all. Seconds are sampling, scoring and learning; looks, checkpoints and the final comparison are "
-        "left out; they are steps times the median step, of the run in the table and of the trainer in the picture, as the machine "
-        "may do other work. Runs alternate between trainers.\n\n"
+        "left out; they are steps times the median step, of the run in the table and of the trainer in the picture, as the "
+        "machine may do other work. Runs alternate between trainers.\n\n"
         "![held-out reward against samples, seconds and KL](trainers.png)\n"
     )
 

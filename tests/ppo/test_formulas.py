@@ -12,10 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmrl.config import KLEstimator, PPOConfig, Schedule, ScoreNormalization
+from llmrl.models.distribution import entropy
 from llmrl.ppo.advantages import gae, token_rewards
 from llmrl.ppo.experience import scaled_scores
 from llmrl.ppo.kl_control import KLController
-from llmrl.ppo.losses import entropy, explained_variance, kl_estimate, policy_loss, value_loss
+from llmrl.ppo.losses import explained_variance, kl_estimate, policy_loss, value_loss
 from llmrl.ppo.masked import masked_mean, masked_var, whiten
 from llmrl.ppo.running import RunningStatistics
 from llmrl.ppo.update import learning_rate_factor

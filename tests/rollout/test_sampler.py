@@ -12,7 +12,7 @@ from llmrl.models.load import LanguageModel
 from llmrl.models.policy import Policy
 from llmrl.prompts import Prompt
 from llmrl.rollout import Distribution, sample, truncate
-from llmrl.rollout.sampler import draw
+from llmrl.rollout.sampler import choose
 
 PROMPTS = [Prompt(text, id=text) for text in ("Once upon a time", "Bread rises because", "On Sunday morning, the town")]
 
@@ -75,7 +75,10 @@ def test_a_response_ends_at_its_stop_token(tiny: LanguageModel) -> None:
 def test_drawing_follows_the_distribution() -> None:
     """Chi-squared test of 40,000 draws from 8 tokens; 24.32 is its 99.9 % quantile at 7 degrees of freedom."""
     probabilities = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.015, 0.005])
-    draws = draw(probabilities.log().expand(40_000, 8), generator())
+    draws, logprobs = choose(
+        probabilities.log().expand(40_000, 8), torch.rand(40_000, generator=generator(), dtype=torch.float64)
+    )
+    assert torch.allclose(logprobs, probabilities.log()[draws], atol=1e-5)
     counts = np.bincount(draws.numpy(), minlength=8)
     expected = probabilities.numpy() * 40_000
     assert ((counts - expected) ** 2 / expected).sum() < 24.32
@@ -83,7 +86,7 @@ def test_drawing_follows_the_distribution() -> None:
 
 def test_what_has_no_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(10_000, 5)
-    assert set(draw(logits.log_softmax(-1), generator()).tolist()) == {1, 3}
+    assert set(choose(logits, torch.rand(10_000, generator=generator(), dtype=torch.float64))[0].tolist()) == {1, 3}
 
 
 @settings(max_examples=60)

@@ -33,36 +33,53 @@ class Distribution:
         return self.temperature == 1 and self.min_new_tokens == 0
 
     def apply(self, logits: Tensor, first: int = 0) -> Tensor:
-        """[..., T, V] raw logits of response tokens `first` to `first` + T - 1 -> fp32 logits of this distribution.
+        """[..., T, V] raw logits of response tokens `first` to `first` + T - 1 -> fp32 logits of this distribution."""
+        return self.warp(logits.float(), torch.arange(first, first + logits.shape[-2], device=logits.device))
+
+    def warp(self, logits: Tensor, steps: Tensor) -> Tensor:
+        """[..., n, V] raw logits in fp32, each row's with the number of response tokens before it in `steps` [n].
 
         Dividing by the temperature in sampling and not elsewhere would make the KL rise by itself (Huang et al., The N
         Implementation Details of RLHF with PPO, 2023).
         """
-        logits = logits.float()
         if self.temperature != 1:
             logits = logits / self.temperature
-        early = min(max(self.min_new_tokens - first, 0), logits.shape[-2])
-        if early and self.stop_ids:
+        early = steps < self.min_new_tokens
+        if self.stop_ids and self.min_new_tokens and bool(early.any()):
             barred = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
-            barred[:early, list(self.stop_ids)] = True
+            barred[:, list(self.stop_ids)] = early.unsqueeze(-1)
             logits = logits.masked_fill(barred, _NEVER)
         return logits
 
 
+LIKELIEST = 1024
+"""So many of the likeliest tokens nearly always hold the mass that top-p keeps: sorting all would take most of sampling."""
+
+
 def truncate(logits: Tensor, config: RolloutConfig) -> Tensor:
-    """[..., V] logits with the tokens that top-k and top-p leave out at -inf."""
-    if 0 < config.top_k < logits.shape[-1]:
-        threshold = logits.topk(config.top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    """[..., V] logits with the tokens that top-k and top-p leave out at -inf; all that tie with the last one kept are kept."""
+    size = logits.shape[-1]
+    if 0 < config.top_k < size:
+        likeliest = logits.topk(config.top_k).values
+        logits = logits.masked_fill(logits < likeliest[..., -1:], -torch.inf)
     if config.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(-1)
+        total = logits.logsumexp(-1, keepdim=True)
+        few = config.top_k if 0 < config.top_k < size else min(LIKELIEST, size)
+        likeliest = logits.topk(few).values
+        if few < size and bool(((likeliest - total).exp().sum(-1) < config.top_p).any()):
+            likeliest = logits.sort(dim=-1, descending=True).values
+        probabilities = (likeliest - total).exp()
         before = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens: the first is always kept
-        outside = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= config.top_p)
-        logits = logits.masked_fill(outside, -torch.inf)
+        last = (before < config.top_p).sum(-1, keepdim=True) - 1
+        logits = logits.masked_fill(logits < likeliest.gather(-1, last), -torch.inf)
     return logits
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities [B, T] of `tokens` [B, T] under softmax(logits [B, T, V]), in nats. Apply the `Distribution` first."""
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of softmax(logits) over the last dimension: logsumexp(z) - sum p z."""
+    return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)

@@ -1,0 +1,86 @@
+"""Passes over a model for learning: over real tokens only, with what the output layer makes kept small."""
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llmrl.engine import head
+from llmrl.engine.decode import Decoder
+from llmrl.engine.families import Family, recognise
+from llmrl.engine.packing import Packed, attend_within
+from llmrl.engine.weights import WorkingWeights
+
+_engines: "weakref.WeakKeyDictionary[PreTrainedModel, _Known]" = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Known:
+    bf16: bool
+    modules: tuple[int, ...]  # which modules the model had when it was looked at
+    engine: "Engine | None"
+
+
+def engine_of(model: nn.Module, bf16: bool) -> "Engine | None":
+    """The engine of a model, made the first time it is asked for; None where its architecture is not known to one.
+
+    None as well while hooks are on the model's modules, as they are there to change what it computes; and a model whose modules
+    were replaced since, as adapters do, is looked at anew.
+    """
+    modules = list(model.modules())
+    if not isinstance(model, PreTrainedModel) or any(each._forward_hooks or each._forward_pre_hooks for each in modules):
+        return None
+    known, identity = _engines.get(model), tuple(map(id, modules))
+    if known is None or (known.bf16, known.modules) != (bf16, identity):
+        weights = WorkingWeights(torch.bfloat16 if bf16 else torch.float32)
+        family = recognise(model, weights)
+        known = _engines[model] = _Known(bf16, identity, Engine(family, weights) if family is not None else None)
+    return known.engine
+
+
+class Engine:
+    """A recognised model and the working copy of its weights."""
+
+    def __init__(self, family: Family, weights: WorkingWeights) -> None:
+        self.family = family
+        self.weights = weights
+
+    def decoder(self, room: int) -> Decoder:
+        """For sampling with the weights as they are now; `room` is the columns of prompts and responses together."""
+        self.weights.refresh()
+        return Decoder(self.family, room)
+
+    @torch.no_grad()
+    def score(
+        self, packed: Packed, warp: head.Warp | None, value_head: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(log-probabilities, entropies, values if there is a head for them), [M] each, fp32."""
+        self.weights.refresh()
+        hidden = self.hidden(packed)
+        found, entropies = head.logprobs(hidden, self.family.head.working, packed.targets, packed.steps, warp)
+        return found, entropies, value_head(hidden) if value_head is not None else None
+
+    def backward(self, packed: Packed, objective: head.Objective, value_head: nn.Module, recompute: bool = False) -> None:
+        """Add the gradient of the objective to that of the working weights and of the value head.
+
+        With `recompute`, a layer keeps what enters it and is computed again going backwards.
+        """
+        self.weights.refresh()
+        hidden = self.hidden(packed, recompute)
+        weight = self.family.head.working
+        gradient = head.backward(hidden.detach(), weight, packed.targets, packed.steps, value_head, objective)
+        if hidden.requires_grad:
+            hidden.backward(gradient)
+
+    def hidden(self, packed: Packed, recompute: bool = False) -> Tensor:
+        """[M, width]: what the output layer reads where response tokens are predicted; differentiable."""
+        family = self.family
+
+        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attend_within(packed, q, k, v, family.scales[number])
+
+        return family.through(
+            family.embed(packed.ids, packed.positions), packed.positions, attend, packed.predicting, recompute
+        )

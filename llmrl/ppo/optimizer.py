@@ -1,0 +1,67 @@
+"""AdamW over fp32 weights whose gradients may gather in bf16 copies of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.adamw import adamw
+
+from llmrl.engine import Weight
+
+PIECE = 1 << 20
+"""Numbers of a weight at a time: weight, gradient and both moments of so many are read and written within the cache."""
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW (Loshchilov and Hutter, 2019), its state and its arithmetic in fp32, taken through memory once.
+
+    `weight_of` says where a parameter's gradient gathers. Where that is a copy in bf16, the gradient is brought to fp32 piece
+    by piece, and the copy brought up to date while the new weights are at hand.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], weight_of: Callable[[nn.Parameter], Weight], **settings: Any) -> None:
+        super().__init__(groups, fused=True, **settings)
+        self._weights = {parameter: weight_of(parameter) for group in groups for parameter in group["params"]}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for weight in self._weights.values():
+            weight.master.grad = weight.working.grad = None
+
+    @torch.no_grad()
+    def clip_gradients(self, max_norm: float) -> float:
+        """Scale all gradients so that their Euclidean norm is at most `max_norm`. Returns the norm before, finite or not."""
+        gradients = [each.working.grad for each in self._weights.values() if each.working.grad is not None]
+        pieces = [piece for each in gradients for piece in each.reshape(-1).split(PIECE)]
+        norm = torch.stack([torch.linalg.vector_norm(each).float() for each in pieces]).norm()
+        if norm > max_norm:
+            for each in gradients:
+                each.mul_(max_norm / (norm + 1e-6))
+        return float(norm)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step by the gradients that have gathered."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if self._weights[parameter].working.grad is not None:
+                    self._step(parameter, self._weights[parameter], group)
+
+    def _step(self, parameter: nn.Parameter, weight: Weight, group: dict[str, Any]) -> None:
+        state, gradient = self.state[parameter], weight.working.grad.reshape(-1)  # type: ignore[union-attr]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        flat = [each.detach().view(-1) for each in (parameter, state["exp_avg"], state["exp_avg_sq"], weight.working)]
+        for start in range(0, gradient.numel(), PIECE):
+            weights, mean, square, working, slope = (each[start : start + PIECE] for each in (*flat, gradient))
+            adamw(
+                [weights], [slope.float()], [mean], [square], [], [state["step"].clone()], fused=True, amsgrad=False,
+                beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
+                eps=group["eps"], maximize=False,
+            )  # fmt: skip
+            if weight.is_copy:
+                working.copy_(weights)
+        state["step"] += 1
+        weight.is_fresh()
