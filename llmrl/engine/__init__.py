@@ -1,10 +1,10 @@
 """Passes over a language model, as fast as the processor allows: for learning over packed batches, for sampling by a cache."""
 
 from llmrl.engine.decode import Decoder
-from llmrl.engine.engine import Engine, engine_of
-from llmrl.engine.head import Loss, Objective
+from llmrl.engine.engine import Engine, engine_of, lighten
+from llmrl.engine.head import Objective
 from llmrl.engine.memory import keep_freed_memory
-from llmrl.engine.packing import Packed, pack
+from llmrl.engine.packing import Lower, Packed, pack
 from llmrl.engine.weights import Weight
 
-__all__ = ["Decoder", "Engine", "Loss", "Objective", "Packed", "Weight", "engine_of", "keep_freed_memory", "pack"]
+__all__ = ["Decoder", "Engine", "Lower", "Objective", "Packed", "Weight", "engine_of", "keep_freed_memory", "lighten", "pack"]

@@ -39,7 +39,7 @@ class _Prepacked:
 
 
 def _laid_out(matrix: Tensor, rows: int) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(matrix.detach().contiguous(), rows)
+    return torch.ops.mkldnn._reorder_linear_weight(matrix.detach(), rows)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -127,7 +127,9 @@ class Decoder:
             self.hidden_columns = self.hidden_columns[flat]
 
     def _logits(self, ids: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None) -> Tensor:
-        hidden = self.family.through(self.family.embed(ids, positions), positions, attend, wanted)
+        family = self.family
+        x = family.through(family.embed(ids, positions), positions, attend, range(len(family.layers) - 1))
+        hidden = family.finish(x, positions, attend, wanted)
         return F.linear(hidden, self.family.head.working) if self._head is None else _product(hidden, self._head, None)
 
     def _attend_within(self, packed: Packed, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Passes over a model for learning: over real tokens only, with what the output layer makes kept small."""
 
 import weakref
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,8 @@ from transformers import PreTrainedModel
 
 from llmrl.engine import head
 from llmrl.engine.decode import Decoder
-from llmrl.engine.families import Family, recognise
-from llmrl.engine.packing import Packed, attend_within
+from llmrl.engine.families import Attend, Family, recognise
+from llmrl.engine.packing import Lower, Packed, attend_within
 from llmrl.engine.weights import WorkingWeights
 
 _engines: "weakref.WeakKeyDictionary[PreTrainedModel, _Known]" = weakref.WeakKeyDictionary()
@@ -40,6 +41,21 @@ def engine_of(model: nn.Module, bf16: bool) -> "Engine | None":
     return known.engine
 
 
+def lighten(model: PreTrainedModel, bf16: bool, besides: Collection[nn.Parameter] = ()) -> None:
+    """Give up the fp32 weights of a model that is never trained where passes read a bf16 copy: the copy takes their place.
+
+    `besides` are parameters that others need as they are.
+    """
+    engine, kept = engine_of(model, bf16), set(map(id, besides))
+    if engine is None:
+        return
+    engine.weights.refresh()
+    for weight in engine.weights:
+        if weight.is_copy and id(weight.master) not in kept:
+            weight.master.data = weight.working.detach()
+    del _engines[model]
+
+
 class Engine:
     """A recognised model and the working copy of its weights."""
 
@@ -53,34 +69,51 @@ class Engine:
         return Decoder(self.family, room)
 
     @torch.no_grad()
+    def lower(self, packed: Packed) -> Lower | None:
+        """What leaves the layers that are never trained, the same in every pass; None where all are."""
+        self.weights.refresh()
+        frozen = self.family.frozen
+        if not frozen:
+            return None
+        x = self.family.embed(packed.ids, packed.positions)
+        x = self.family.through(x, packed.positions, self._attention(packed), range(frozen))
+        return Lower.of(x, packed, frozen)
+
+    @torch.no_grad()
     def score(
-        self, packed: Packed, warp: head.Warp | None, value_head: nn.Module | None = None
+        self, packed: Packed, warp: head.Warp | None, value_head: nn.Module | None = None, lower: Lower | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """(log-probabilities, entropies, values if there is a head for them), [M] each, fp32."""
         self.weights.refresh()
-        hidden = self.hidden(packed)
+        hidden = self.hidden(packed, lower)
         found, entropies = head.logprobs(hidden, self.family.head.working, packed.targets, packed.steps, warp)
         return found, entropies, value_head(hidden) if value_head is not None else None
 
-    def backward(self, packed: Packed, objective: head.Objective, value_head: nn.Module, recompute: bool = False) -> None:
+    def backward(
+        self, packed: Packed, objective: head.Objective, value_head: nn.Module, lower: Lower | None = None,
+        recompute: bool = False,
+    ) -> None:  # fmt: skip
         """Add the gradient of the objective to that of the working weights and of the value head.
 
         With `recompute`, a layer keeps what enters it and is computed again going backwards.
         """
         self.weights.refresh()
-        hidden = self.hidden(packed, recompute)
+        hidden = self.hidden(packed, lower, recompute)
         weight = self.family.head.working
         gradient = head.backward(hidden.detach(), weight, packed.targets, packed.steps, value_head, objective)
         if hidden.requires_grad:
             hidden.backward(gradient)
 
-    def hidden(self, packed: Packed, recompute: bool = False) -> Tensor:
-        """[M, width]: what the output layer reads where response tokens are predicted; differentiable."""
-        family = self.family
+    def hidden(self, packed: Packed, lower: Lower | None = None, recompute: bool = False) -> Tensor:
+        """[M, width]: what the output layer reads where response tokens are predicted; differentiable.
 
-        def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attend_within(packed, q, k, v, family.scales[number])
+        The layers that `lower` is of are not computed again.
+        """
+        family, attend, last = self.family, self._attention(packed), len(self.family.layers) - 1
+        first = 0 if lower is None else lower.layers
+        x = family.embed(packed.ids, packed.positions) if lower is None else lower.packed(packed)
+        x = family.through(x, packed.positions, attend, range(first, last), recompute)
+        return family.finish(x, packed.positions, attend, packed.predicting)
 
-        return family.through(
-            family.embed(packed.ids, packed.positions), packed.positions, attend, packed.predicting, recompute
-        )
+    def _attention(self, packed: Packed) -> Attend:
+        return lambda number, q, k, v: attend_within(packed, q, k, v, self.family.scales[number])

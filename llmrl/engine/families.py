@@ -84,6 +84,7 @@ class Layer:
     before_mlp: Norm
     up: Products  # one, or the gate and what it lets through
     down: Callable[[Tensor], Tensor]
+    weights: list[Weight]  # all of them
 
 
 @dataclass
@@ -124,18 +125,30 @@ class Family:
         inner = self.activation(gate)
         return x + layer.down(inner * through[0] if through else inner)
 
-    def through(
-        self, x: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None, recompute: bool = False
-    ) -> Tensor:
-        """x [N, width] -> what the output layer reads of the rows `wanted` [M], or of all; the last layer makes no others."""
+    def through(self, x: Tensor, positions: Tensor, attend: Attend, layers: range, recompute: bool = False) -> Tensor:
+        """x [N, width] through some of the layers; with `recompute`, each keeps what enters it alone for going backwards."""
         angles = self.angles(positions) if self.angles is not None else None
-        for number in range(len(self.layers)):
-            chosen = wanted if number == len(self.layers) - 1 else None
+        for number in layers:
             if recompute and torch.is_grad_enabled():
-                x = checkpoint(self.layer, number, x, angles, attend, chosen, use_reentrant=False)  # type: ignore[assignment]
+                x = checkpoint(self.layer, number, x, angles, attend, use_reentrant=False)  # type: ignore[assignment]
             else:
-                x = self.layer(number, x, angles, attend, chosen)
+                x = self.layer(number, x, angles, attend)
+        return x
+
+    def finish(self, x: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None) -> Tensor:
+        """x [N, width] through the last layer -> what the output layer reads, of the rows `wanted` [M] alone, or of all."""
+        angles = self.angles(positions) if self.angles is not None else None
+        x = self.layer(len(self.layers) - 1, x, angles, attend, wanted)
         return self.last_norm(x, self.head.working.dtype)
+
+    @property
+    def frozen(self) -> int:
+        """How many of the lowest layers are never trained, nor what enters them."""
+        below = [self.tokens, self.positions]
+        if any(weight is not None and weight.master.requires_grad for weight in below):
+            return 0
+        trained = (any(weight.master.requires_grad for weight in layer.weights) for layer in self.layers)
+        return next((number for number, yes in enumerate(trained) if yes), len(self.layers) - 1)
 
 
 def recognise(model: PreTrainedModel, weights: WorkingWeights) -> Family | None:
@@ -178,6 +191,7 @@ def _gpt2(model: Any, weights: WorkingWeights) -> Family:
         Layer(
             norm(block.ln_1), Several([linear(block.attn.c_attn)], 3 * [config.n_embd]), linear(block.attn.c_proj),
             norm(block.ln_2), Several([linear(block.mlp.c_fc)], [block.mlp.c_fc.nf]), linear(block.mlp.c_proj),
+            [weights.read(each) for each in block.parameters()],
         )
         for block in body.h
     ]  # fmt: skip
@@ -213,6 +227,7 @@ def _llama(model: Any, weights: WorkingWeights) -> Family:
             several(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj),
             linear(block.self_attn.o_proj), norm(block.post_attention_layernorm),
             several(block.mlp.gate_proj, block.mlp.up_proj), linear(block.mlp.down_proj),
+            [weights.read(each) for each in block.parameters()],
         )
         for block in body.layers
     ]  # fmt: skip

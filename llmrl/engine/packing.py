@@ -4,6 +4,7 @@ Legend: B rows of prompts padded left and responses padded right, N real tokens 
 them that predict a response token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ class Packed:
 
     ids: Tensor  # [N]
     row: Tensor  # [N]
+    at: Tensor  # [N], its place in the [B * (P+T-1)] that was given
+    shape: tuple[int, int]  # B, P+T-1
     positions: Tensor  # [N], from 0 in each row
     rows: int  # B
     longest: int  # L
@@ -47,6 +50,8 @@ def pack(tokens: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Packe
     return Packed(
         ids=tokens[:, :-1].flatten()[at],
         row=row,
+        at=at,
+        shape=(rows, width - 1),
         positions=positions,
         rows=rows,
         longest=longest,
@@ -63,6 +68,33 @@ def pack_prompts(tokens: Tensor, attention_mask: Tensor) -> Packed:
     following = tokens.new_zeros(len(tokens), 1)  # any token: nothing reads it
     real = torch.ones_like(following)
     return pack(torch.cat([tokens, following], 1), torch.cat([attention_mask, real], 1), real)
+
+
+@dataclass
+class Lower:
+    """What leaves the lowest layers of a model, for the passes that begin above them."""
+
+    states: Tensor  # [B, P+T-1, width], 0 where nothing is read
+    layers: int
+
+    def __getitem__(self, rows: Tensor) -> "Lower":
+        return Lower(self.states[rows], self.layers)
+
+    @classmethod
+    def join(cls, parts: "Sequence[Lower | None]") -> "Lower | None":
+        """Rows after rows, all or none of them there."""
+        found = [part for part in parts if part is not None]
+        return cls(torch.cat([part.states for part in found]), found[0].layers) if found else None
+
+    @classmethod
+    def of(cls, states: Tensor, packed: Packed, layers: int) -> "Lower":
+        """`states` [N, width]."""
+        grid = states.new_zeros(packed.shape[0] * packed.shape[1], states.shape[-1]).index_copy_(0, packed.at, states)
+        return cls(grid.view(*packed.shape, -1), layers)
+
+    def packed(self, packed: Packed) -> Tensor:
+        """[N, width]"""
+        return self.states.flatten(0, 1).index_select(0, packed.at)
 
 
 class _ToGrid(torch.autograd.Function):

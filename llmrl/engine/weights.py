@@ -71,7 +71,12 @@ class WorkingWeights:
         return self._weights.setdefault(id(master), Weight(master, master))
 
     def of(self, master: nn.Parameter) -> Weight | None:
+        """What is read in place of a parameter; None of one that no pass reads."""
         return self._weights.get(id(master))
+
+    def read(self, master: nn.Parameter) -> Weight:
+        """What is read in place of a parameter that was entered before. Raises KeyError."""
+        return self._weights[id(master)]
 
     def __iter__(self) -> Iterator[Weight]:
         return iter(self._weights.values())

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmrl.config import ValueHead
-from llmrl.engine import Engine, Objective, Weight, pack
+from llmrl.engine import Engine, Lower, Objective, Weight, pack
 from llmrl.errors import UserError
 from llmrl.models.distribution import Distribution, entropy, token_logprobs
 from llmrl.models.load import LanguageModel
@@ -57,21 +57,26 @@ def response_logits(language_model: LanguageModel, tokens: Tensor, attention_mas
 
 @torch.no_grad()
 def token_statistics(
-    language_model: LanguageModel, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution
-) -> TokenStatistics:
-    """tokens, attention_mask [B, P+T], response_mask [B, T] -> what the model says of the responses; no values."""
+    language_model: LanguageModel, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution,
+    lower: Lower | None = None,
+) -> TokenStatistics:  # fmt: skip
+    """tokens, attention_mask [B, P+T], response_mask [B, T] -> what the model says of the responses; no values.
+
+    `lower` is what `Policy.lower` gave for these tokens, if the model shares the layers it is of.
+    """
     if (engine := language_model.engine) is not None:
-        return _packed_statistics(engine, tokens, attention_mask, response_mask, distribution)
+        return _packed_statistics(engine, tokens, attention_mask, response_mask, distribution, lower)
     logits = response_logits(language_model, tokens, attention_mask, response_mask.shape[1])
     return _statistics(logits, None, tokens, response_mask, distribution)
 
 
 def _packed_statistics(
     engine: Engine, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution,
-    value_head: nn.Module | None = None,
+    lower: Lower | None, value_head: nn.Module | None = None,
 ) -> TokenStatistics:  # fmt: skip
     packed = pack(tokens, attention_mask, response_mask)
-    found = engine.score(packed, None if distribution.is_plain else distribution.warp, value_head)
+    warp = None if distribution.is_plain else distribution.warp
+    found = engine.score(packed, warp, value_head, lower)
 
     def laid_out(figures: Tensor) -> Tensor:
         grid = torch.zeros(response_mask.numel(), device=figures.device)
@@ -136,19 +141,30 @@ class Policy(nn.Module):
             hook.remove()
         return Outputs(logits=logits, values=self.value_head(kept[0]))
 
+    def lower(self, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Lower | None:
+        """What leaves the layers that are never trained, to be given to later passes over these tokens.
+
+        None where every layer is trained, and where the model's own forward pass is used, which can't begin in the middle.
+        """
+        engine = self.language_model.engine
+        return None if engine is None else engine.lower(pack(tokens, attention_mask, response_mask))
+
     @torch.no_grad()
     def statistics(
-        self, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution
-    ) -> TokenStatistics:
+        self, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution,
+        lower: Lower | None = None,
+    ) -> TokenStatistics:  # fmt: skip
         """tokens, attention_mask [B, P+T], response_mask [B, T] -> what policy and value head say of the responses."""
         if (engine := self.language_model.engine) is not None:
-            return _packed_statistics(engine, tokens, attention_mask, response_mask, distribution, self.value_head)
+            return _packed_statistics(
+                engine, tokens, attention_mask, response_mask, distribution, lower, self.value_head
+            )  # fmt: skip
         outputs = self(tokens, attention_mask, response_mask.shape[1])
         return _statistics(outputs.logits, outputs.values, tokens, response_mask, distribution)
 
     def backward(
         self, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution, loss: TokenLoss,
-        *, with_entropy: bool = False, recompute: bool = False,
+        *, lower: Lower | None = None, with_entropy: bool = False, recompute: bool = False,
     ) -> None:  # fmt: skip
         """Add the gradient of `loss` over the response tokens to that of the weights (see `weight_of`).
 
@@ -167,7 +183,7 @@ class Policy(nn.Module):
             lambda rows, *figures: loss(packed.where[rows], *figures),
             None if distribution.is_plain else distribution.warp, distribution.temperature, with_entropy,
         )  # fmt: skip
-        engine.backward(packed, objective, self.value_head, recompute)
+        engine.backward(packed, objective, self.value_head, lower, recompute)
 
     def weight_of(self, parameter: nn.Parameter) -> Weight:
         """Where the gradient of a parameter gathers: in itself, or in the copy that passes read in its place."""

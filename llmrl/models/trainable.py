@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from llmrl.engine import lighten
 from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel
 
@@ -23,6 +24,12 @@ def train_all(language_model: LanguageModel) -> LanguageModel:
     """Every weight of `language_model` is trained. Returns the reference: a frozen copy."""
     reference = language_model.frozen_copy()
     language_model.model.requires_grad_(True)
+    return reference
+
+
+def lightened(reference: LanguageModel, policy: LanguageModel) -> LanguageModel:
+    """The reference without the fp32 weights that no pass over it reads; what it shares with the policy stays."""
+    lighten(reference.model, reference.bf16, list(policy.model.parameters()))
     return reference
 
 

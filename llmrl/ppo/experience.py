@@ -1,11 +1,13 @@
 """Everything the optimiser learns from, worked out once per batch."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmrl.config import KLPlace, PPOConfig
+from llmrl.engine import Lower
 from llmrl.models.load import LanguageModel
 from llmrl.models.policy import Policy, token_statistics
 from llmrl.ppo.advantages import gae, token_rewards
@@ -27,10 +29,12 @@ class Experience:
     rewards: Tensor  # [B, T]
     advantages: Tensor  # [B, T], whitened if the config says so
     returns: Tensor  # [B, T]
+    lower: Lower | None = None  # what leaves the layers that are never trained, where there are any
 
     def rows(self, index: Tensor) -> "Experience":
         """The experience of some of the responses."""
-        return Experience(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
+        chosen: dict[str, Any] = {item.name: getattr(self, item.name)[index] for item in fields(self) if item.name != "lower"}
+        return Experience(**chosen, lower=None if self.lower is None else self.lower[index])
 
     @property
     def kl(self) -> Tensor:
@@ -62,13 +66,15 @@ def make_experience(
     the passes the update will make: the ratio is then 1 before the first optimiser step whatever the precision, which the
     sampler's own, made token by token, would not give in bf16.
     """
-    parts = []
+    parts, below = [], []
     size, response_mask = config.micro_batch_size or config.minibatch_size, rollout.response_mask.float()
     columns = (rollout.tokens, rollout.attention_mask, response_mask)
     for tokens, mask, asked in zip(*(each.split(size) for each in columns), strict=True):
-        own = policy.statistics(tokens, mask, asked, distribution)
-        base = token_statistics(reference, tokens, mask, asked, distribution)
+        lower = policy.lower(tokens, mask, asked)
+        own = policy.statistics(tokens, mask, asked, distribution, lower)
+        base = token_statistics(reference, tokens, mask, asked, distribution, lower)
         parts.append((own.logprobs, base.logprobs, own.values, own.entropies))
+        below.append(lower)
     logprobs, reference_logprobs, values, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
     rewards = token_rewards(
         scaled_scores(scores, rollout.finished, config), logprobs - reference_logprobs, response_mask,
@@ -82,5 +88,5 @@ def make_experience(
     return Experience(
         tokens=rollout.tokens, attention_mask=rollout.attention_mask, response_mask=response_mask, logprobs=logprobs,
         reference_logprobs=reference_logprobs, values=values, entropies=entropies, rewards=rewards, advantages=advantages,
-        returns=returns,
+        returns=returns, lower=Lower.join(below),
     )  # fmt: skip

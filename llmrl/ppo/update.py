@@ -132,7 +132,7 @@ def accumulate(
             return loss * share
 
         policy.backward(
-            part.tokens, part.attention_mask, part.response_mask, distribution, share_of_loss,
+            part.tokens, part.attention_mask, part.response_mask, distribution, share_of_loss, lower=part.lower,
             with_entropy=config.entropy_coef > 0, recompute=config.gradient_checkpointing,
         )  # fmt: skip
     return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # one wait for the device, not eight

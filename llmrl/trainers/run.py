@@ -19,7 +19,7 @@ from llmrl.errors import INTERRUPTED, RunError, UserError
 from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
 from llmrl.models.load import LanguageModel, fingerprint, load, save
-from llmrl.models.trainable import add_adapters, freeze_trunk, merged, train_all
+from llmrl.models.trainable import add_adapters, freeze_trunk, lightened, merged, train_all
 from llmrl.prompts import PromptSplit, load_prompts
 from llmrl.registry import TRAINERS
 from llmrl.rollout import encode_prompts
@@ -67,11 +67,12 @@ def train(config: TrainConfig) -> int:
 
 def _make_trainable(language_model: LanguageModel, config: TrainConfig) -> LanguageModel:
     """Decide which weights are trained. Returns the frozen reference."""
-    if config.ppo is not None and config.ppo.lora_rank:
+    if config.ppo is None:
+        return train_all(language_model)
+    if config.ppo.lora_rank:
         return add_adapters(language_model, config.ppo.lora_rank, config.ppo.lora_alpha, config.ppo.lora_targets)
-    if config.ppo is not None and config.ppo.frozen_layers:
-        return freeze_trunk(language_model, config.ppo.frozen_layers)
-    return train_all(language_model)
+    frozen = config.ppo.frozen_layers
+    return lightened(freeze_trunk(language_model, frozen) if frozen else train_all(language_model), language_model)
 
 
 def _refuse_too_few(prompts: PromptSplit, config: TrainConfig) -> None:

@@ -101,7 +101,7 @@ def test_the_reference_never_moves_and_the_policy_does(variant: Setting) -> None
     assert not torch.allclose(before.logprobs, after.logprobs, atol=1e-3)
     now = dict(variant.policy.model.named_parameters())
     assert all(torch.equal(value, now[name]) for name, value in frozen.items())
-    assert all(torch.isfinite(getattr(after, item.name)).all() for item in fields(after))
+    assert all(torch.isfinite(getattr(after, item.name)).all() for item in fields(after) if item.name != "lower")
 
 
 def test_an_update_raises_the_probability_of_what_was_better(variant: Setting) -> None:
