@@ -5,12 +5,11 @@ reference; or low-rank adapters, where the reference is the same model with its 
 """
 
 import copy
+import sys
 import warnings
 from dataclasses import replace
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -61,6 +60,8 @@ def add_adapters(language_model: LanguageModel, rank: int, alpha: int, targets: 
 
     Returns the reference: the same weights with the adapters off. Raises UserError if `targets` names no layer of the model.
     """
+    from peft import LoraConfig, get_peft_model  # here, as few runs need it and it takes a tenth of a second
+
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=targets or "all-linear", lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in language_model.model.modules()),  # GPT-2 stores transposed
@@ -83,7 +84,7 @@ def add_adapters(language_model: LanguageModel, rank: int, alpha: int, targets: 
 class _AdaptersOff(nn.Module):
     """What the model computes without its adapters."""
 
-    def __init__(self, adapted: PeftModel) -> None:
+    def __init__(self, adapted: Any) -> None:
         super().__init__()
         self.adapted = adapted
 
@@ -94,6 +95,10 @@ class _AdaptersOff(nn.Module):
 
 def merged(language_model: LanguageModel) -> LanguageModel:
     """The model as an ordinary one: itself, or a copy with its adapters added into the weights."""
+    if "peft" not in sys.modules:
+        return language_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     if not any(isinstance(module, BaseTunerLayer) for module in language_model.model.modules()):
         return language_model
     model = copy.deepcopy(language_model.model)

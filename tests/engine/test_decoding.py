@@ -1,0 +1,91 @@
+"""Decoding in place against the model's own forward pass, and sampling from it against arithmetic."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from llmrl.config import ModelConfig, Precision, RolloutConfig
+from llmrl.models.load import LanguageModel, load
+from llmrl.prompts import Prompt
+from llmrl.rollout import sample
+from llmrl.rollout.decoding import PlainDecoder, decoder_of
+
+LENGTHS = (1, 7, 4, 7, 2)
+
+
+def prompts() -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(20, 4000, (len(LENGTHS), 7), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(7)[None] >= 7 - torch.tensor(LENGTHS)[:, None]).long()
+    return tokens, mask
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bf16", [False, True])
+def test_logits_are_those_of_the_plain_path(family: LanguageModel, bf16: bool) -> None:
+    """Rows of unequal lengths, some of which are dropped on the way. In bf16, to its rounding."""
+    language_model = dataclasses.replace(family, bf16=bf16)
+    tokens, mask = prompts()
+    fast, plain = decoder_of(language_model, 20), PlainDecoder(language_model)
+    assert not isinstance(fast, PlainDecoder)
+    logits, expected = fast.read(tokens, mask), plain.read(tokens, mask)
+    scale = float(expected.float().std())
+    for step in range(9):
+        tolerance = 1e-4 if not bf16 else 0.05 * scale
+        assert torch.allclose(logits.float(), expected.float(), atol=tolerance), step
+        if step in (3, 6):
+            kept = torch.arange(len(logits) - 1, 0, -2)  # some rows, in another order
+            fast.keep(kept)
+            plain.keep(kept)
+            expected = expected[kept]
+        new = expected.float().argmax(-1)
+        logits, expected = fast.step(new), plain.step(new)
+
+
+def test_rows_that_end_early_do_not_change_the_others(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropping rows or computing them along: the same responses, from the same random numbers."""
+    tiny.stop_ids = tuple(tiny.tokenizer.convert_tokens_to_ids([".", "Ġthe", ","]))
+    asked = [Prompt(text, id=text) for text in ("Once upon a time", "Bread", "On Sunday morning, the town")] * 8
+    config = RolloutConfig(max_new_tokens=24)
+    dropping = sample(tiny, asked, config, torch.Generator().manual_seed(5))
+    assert dropping.response_mask.sum(-1).unique().numel() > 4
+    monkeypatch.setattr("llmrl.rollout.sampler.WORTH_DROPPING", -1.0)
+    along = sample(tiny, asked, config, torch.Generator().manual_seed(5))
+    assert dropping.texts == along.texts
+    assert torch.allclose(dropping.logprobs, along.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+@pytest.mark.parametrize("options", [{"temperature": 4.0}, {"temperature": 4.0, "top_k": 8, "top_p": 0.9}])
+def test_tokens_follow_the_models_own_distribution(precision: Precision, options: dict) -> None:
+    """Chi-squared test of 6,000 first tokens, on the small vocabulary of the random walks, against plain transformers."""
+    language_model = load(ModelConfig(name_or_path="packaged:random_walks", precision=precision))
+    prompt, draws = Prompt("d", id="d"), 6000
+    config = RolloutConfig(max_new_tokens=1, **options)
+    rollout = sample(language_model, [prompt] * draws, config, torch.Generator().manual_seed(11))
+    ids = language_model.tokenizer(["d"], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = language_model.model(ids).logits[0, -1].double() / config.temperature
+    if config.top_k:
+        logits[logits < logits.topk(config.top_k).values[-1]] = -torch.inf
+        ordered, order = logits.softmax(-1).sort(descending=True)
+        logits[order[ordered.cumsum(-1) - ordered >= config.top_p]] = -torch.inf
+    expected = draws * logits.softmax(-1).numpy()
+    counts = np.bincount(rollout.response_tokens[:, 0].numpy(), minlength=len(expected))
+    assert counts[expected == 0].sum() == 0
+    common = expected >= 5
+    assert common.sum() >= 3
+    rest, rest_expected = counts[~common].sum(), expected[~common].sum()
+    statistic = ((counts[common] - expected[common]) ** 2 / expected[common]).sum()
+    statistic += (rest - rest_expected) ** 2 / max(rest_expected, 1.0)
+    degrees = int(common.sum())
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5 + 6  # beyond the 99.9 % quantile
+
+
+def test_one_seed_gives_the_same_bits(tiny: LanguageModel) -> None:
+    half = dataclasses.replace(tiny, bf16=True)
+    asked = [Prompt(text, id=text) for text in ("Once upon a time", "Bread")] * 5
+    first, second = (sample(half, asked, RolloutConfig(max_new_tokens=30), torch.Generator().manual_seed(2)) for _ in range(2))
+    assert torch.equal(first.tokens, second.tokens)
+    assert torch.equal(first.logprobs, second.logprobs)
