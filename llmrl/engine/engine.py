@@ -63,10 +63,10 @@ class Engine:
         self.family = family
         self.weights = weights
 
-    def decoder(self, room: int) -> Decoder:
-        """For sampling with the weights as they are now; `room` is the columns of prompts and responses together."""
+    def decoder(self) -> Decoder:
+        """For sampling with the weights as they are now."""
         self.weights.refresh()
-        return Decoder(self.family, room)
+        return Decoder(self.family)
 
     @torch.no_grad()
     def lower(self, packed: Packed) -> Lower | None:

@@ -65,6 +65,22 @@ class Several:
 
 
 @dataclass
+class Inner:
+    """What the second half of a layer has between its two products: an activation, or one that lets the rest through."""
+
+    up: Several
+    activation: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.activated(self.up(x))
+
+    def activated(self, parts: Sequence[Tensor]) -> Tensor:
+        gate, *through = parts
+        inner = ACTIVATIONS[self.activation](gate)
+        return inner * through[0] if through else inner
+
+
+@dataclass
 class Norm:
     weight: Weight
     bias: Weight | None  # of layer norm; root-mean-square norm has none
@@ -82,7 +98,7 @@ class Layer:
     qkv: Products
     out: Callable[[Tensor], Tensor]
     before_mlp: Norm
-    up: Products  # one, or the gate and what it lets through
+    inner: Callable[[Tensor], Tensor]
     down: Callable[[Tensor], Tensor]
     weights: list[Weight]  # all of them
 
@@ -100,7 +116,6 @@ class Family:
     key_heads: int
     head_width: int
     scales: list[float]  # of each layer's attention
-    activation: Callable[[Tensor], Tensor]
     angles: Callable[[Tensor], tuple[Tensor, Tensor]] | None  # positions [N] -> cos, sin [N, 1, half the head width]
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -121,9 +136,7 @@ class Family:
         if wanted is not None:
             x, attended = x.index_select(0, wanted), attended.index_select(0, wanted)
         x = x + layer.out(attended)
-        gate, *through = layer.up(layer.before_mlp(x, dtype))
-        inner = self.activation(gate)
-        return x + layer.down(inner * through[0] if through else inner)
+        return x + layer.down(layer.inner(layer.before_mlp(x, dtype)))
 
     def through(self, x: Tensor, positions: Tensor, attend: Attend, layers: range, recompute: bool = False) -> Tensor:
         """x [N, width] through some of the layers; with `recompute`, each keeps what enters it alone for going backwards."""
@@ -190,7 +203,8 @@ def _gpt2(model: Any, weights: WorkingWeights) -> Family:
     layers = [
         Layer(
             norm(block.ln_1), Several([linear(block.attn.c_attn)], 3 * [config.n_embd]), linear(block.attn.c_proj),
-            norm(block.ln_2), Several([linear(block.mlp.c_fc)], [block.mlp.c_fc.nf]), linear(block.mlp.c_proj),
+            norm(block.ln_2), Inner(Several([linear(block.mlp.c_fc)], [block.mlp.c_fc.nf]), config.activation_function),
+            linear(block.mlp.c_proj),
             [weights.read(each) for each in block.parameters()],
         )
         for block in body.h
@@ -199,7 +213,7 @@ def _gpt2(model: Any, weights: WorkingWeights) -> Family:
         layers=layers, last_norm=norm(body.ln_f), tokens=weights.product(body.wte.weight),
         positions=weights.product(body.wpe.weight), head=weights.product(model.lm_head.weight), heads=config.n_head,
         key_heads=config.n_head, head_width=config.n_embd // config.n_head, scales=[block.attn.scaling for block in body.h],
-        activation=ACTIVATIONS[config.activation_function], angles=None,
+        angles=None,
     )  # fmt: skip
 
 
@@ -226,7 +240,7 @@ def _llama(model: Any, weights: WorkingWeights) -> Family:
             norm(block.input_layernorm),
             several(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj),
             linear(block.self_attn.o_proj), norm(block.post_attention_layernorm),
-            several(block.mlp.gate_proj, block.mlp.up_proj), linear(block.mlp.down_proj),
+            Inner(several(block.mlp.gate_proj, block.mlp.up_proj), config.hidden_act), linear(block.mlp.down_proj),
             [weights.read(each) for each in block.parameters()],
         )
         for block in body.layers
@@ -235,5 +249,5 @@ def _llama(model: Any, weights: WorkingWeights) -> Family:
         layers=layers, last_norm=norm(body.norm), tokens=weights.product(body.embed_tokens.weight), positions=None,
         head=weights.product(model.lm_head.weight), heads=config.num_attention_heads, key_heads=config.num_key_value_heads,
         head_width=body.layers[0].self_attn.head_dim, scales=[block.self_attn.scaling for block in body.layers],
-        activation=ACTIVATIONS[config.hidden_act], angles=angles,
+        angles=angles,
     )  # fmt: skip

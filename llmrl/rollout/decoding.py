@@ -59,7 +59,7 @@ class PlainDecoder:
         return output.logits[:, -1]
 
 
-def decoder_of(language_model: LanguageModel, room: int) -> Decoding:
-    """`room` is the most columns of prompts and responses together."""
+def decoder_of(language_model: LanguageModel) -> Decoding:
+    """For sampling with the weights as they are now."""
     engine = language_model.engine
-    return PlainDecoder(language_model) if engine is None else engine.decoder(room)
+    return PlainDecoder(language_model) if engine is None else engine.decoder()

@@ -94,12 +94,14 @@ def sample(
     alive = torch.ones(len(rows), dtype=torch.bool, device=device)
     finished = torch.zeros_like(alive)
     drawn_from = Distribution.of(language_model, config)
-    decoder, length = decoder_of(language_model, tokens.shape[1]), 0
+    decoder, length = decoder_of(language_model), 0
     active = torch.arange(len(rows), device=device)  # the rows that the decoder goes on with
     logits = decoder.read(tokens[:, :width], mask[:, :width])
     while True:
         at = width + length
-        distribution = truncate(drawn_from.warp(logits.float(), torch.full_like(active, length)), config)
+        if not drawn_from.is_plain:
+            logits = drawn_from.warp(logits.float(), torch.full_like(active, length))
+        distribution = truncate(logits, config)
         uniform = torch.rand(len(rows), generator=generator, dtype=torch.float64).to(device)
         new, likely = choose(distribution, None if greedy else uniform[active])
         going = alive[active]
@@ -156,19 +158,40 @@ WORTH_DROPPING = 0.75
 """Rows that have ended are computed along until no more than this share of them goes on: dropping them copies the cache."""
 
 
+BLOCK = 256
+"""Tokens whose probabilities are added up first: the sum that is reached is then looked for in two short lists."""
+
+
 def choose(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
     """(tokens [B], their log-probabilities [B]) from softmax(logits [B, V]): drawn, or without `uniform` [B] the likeliest.
 
     By the inverse of the cumulative distribution, which takes one uniform number a row: two models given the same numbers are
     compared in pairs. `uniform` is in [0, 1), in fp64, as the sums are; what has no probability is never drawn.
     """
-    probabilities = logits.softmax(-1)
+    probabilities = logits.softmax(-1, dtype=torch.float32)
     if uniform is None:
         tokens = logits.argmax(-1)
     else:
-        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-        tokens = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[:, -1:], right=True).squeeze(-1)
+        size = logits.shape[-1]
+        whole = size // BLOCK * BLOCK
+        blocks = probabilities[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+        blocks = torch.cat([blocks, probabilities[:, whole:].sum(-1, keepdim=True)], -1)
+        block, share = _reach(blocks, uniform)
+        places = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=logits.device)
+        within = probabilities.gather(-1, places.clamp(max=size - 1)).masked_fill(places >= size, 0)
+        inside, _ = _reach(within, share)
+        tokens = block * BLOCK + inside
     return tokens, probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).log()
+
+
+def _reach(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """(index [B] at which the sum of weights [B, n] passes `share` [B] of the whole, the share of its own weight used up)."""
+    sums = weights.double().cumsum(-1)
+    wanted = share * sums[:, -1]
+    index = torch.searchsorted(sums, wanted.unsqueeze(-1), right=True).squeeze(-1)
+    own = weights.double().gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    before = sums.gather(-1, index.unsqueeze(-1)).squeeze(-1) - own
+    return index, ((wanted - before) / own).clamp(0, 1 - 2**-53)
 
 
 def _has_stop_text(language_model: LanguageModel, responses: Tensor, alive: Tensor, config: RolloutConfig) -> Tensor:

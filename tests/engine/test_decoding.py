@@ -27,14 +27,14 @@ def test_logits_are_those_of_the_plain_path(family: LanguageModel, bf16: bool) -
     """Rows of unequal lengths, some of which are dropped on the way. In bf16, to its rounding."""
     language_model = dataclasses.replace(family, bf16=bf16)
     tokens, mask = prompts()
-    fast, plain = decoder_of(language_model, 20), PlainDecoder(language_model)
+    fast, plain = decoder_of(language_model), PlainDecoder(language_model)
     assert not isinstance(fast, PlainDecoder)
     logits, expected = fast.read(tokens, mask), plain.read(tokens, mask)
     scale = float(expected.float().std())
-    for step in range(9):
+    for step in range(40):  # past a block of the cache
         tolerance = 1e-4 if not bf16 else 0.05 * scale
         assert torch.allclose(logits.float(), expected.float(), atol=tolerance), step
-        if step in (3, 6):
+        if step in (3, 30):
             kept = torch.arange(len(logits) - 1, 0, -2)  # some rows, in another order
             fast.keep(kept)
             plain.keep(kept)

@@ -5,9 +5,11 @@ Usage: sampling.py MODEL {llmrl,generate} BATCH NEW_TOKENS [--fp32]
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from turns import take_turns
 from works import PROMPTS
 
@@ -15,6 +17,33 @@ from llmrl.config import ModelConfig, Precision, RolloutConfig
 from llmrl.models.load import load
 from llmrl.prompts import Prompt
 from llmrl.rollout import sample
+
+
+def ours(args: argparse.Namespace, texts: list[str]) -> Callable[[], int]:
+    precision = Precision.fp32 if args.fp32 else Precision.bf16
+    language_model = load(ModelConfig(name_or_path=args.model, precision=precision))
+    language_model.stop_ids = ()  # exactly as many tokens as asked for
+    config, prompts = RolloutConfig(max_new_tokens=args.new_tokens), [Prompt(text, id=text) for text in texts]
+    generator = torch.Generator().manual_seed(0)
+    return lambda: int(sample(language_model, prompts, config, generator).response_mask.sum())
+
+
+def theirs(args: argparse.Namespace, texts: list[str]) -> Callable[[], int]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float32 if args.fp32 else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    batch = tokenizer(texts, return_tensors="pt").to(device)
+
+    def make() -> int:
+        with torch.inference_mode():
+            output = model.generate(
+                **batch, max_new_tokens=args.new_tokens, min_new_tokens=args.new_tokens, do_sample=True, top_k=0, top_p=1.0,
+                pad_token_id=tokenizer.eos_token_id,
+            )  # fmt: skip
+        return output[:, batch["input_ids"].shape[1] :].numel()
+
+    return make
 
 
 def main() -> None:
@@ -25,32 +54,13 @@ def main() -> None:
     parser.add_argument("new_tokens", type=int)
     parser.add_argument("--fp32", action="store_true")
     args = parser.parse_args()
-    precision = Precision.fp32 if args.fp32 else Precision.bf16
-    language_model = load(ModelConfig(name_or_path=args.model, precision=precision))
     texts = [PROMPTS[6]] * args.batch
-    generator = torch.Generator().manual_seed(0)
-    if args.contestant == "llmrl":
-        language_model.stop_ids = ()
-        config, prompts = RolloutConfig(max_new_tokens=args.new_tokens), [Prompt(text, id=text) for text in texts]
-
-        def make() -> int:
-            return int(sample(language_model, prompts, config, generator).response_mask.sum())
-    else:
-        model, tokenizer = language_model.model.to(torch.float32 if args.fp32 else torch.bfloat16), language_model.tokenizer
-        batch = tokenizer(texts, return_tensors="pt").to(model.device)
-
-        def make() -> int:
-            with torch.inference_mode():
-                output = model.generate(
-                    **batch, max_new_tokens=args.new_tokens, min_new_tokens=args.new_tokens, do_sample=True, top_k=0,
-                    top_p=1.0, pad_token_id=language_model.pad_id,
-                )  # fmt: skip
-            return output[:, batch["input_ids"].shape[1] :].numel()
+    make = ours(args, texts) if args.contestant == "llmrl" else theirs(args, texts)
 
     def one_round() -> dict[str, Any]:
         start = time.perf_counter()
         tokens = make()
-        if language_model.device.type == "cuda":
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         return {"tokens": tokens, "rollout_s": time.perf_counter() - start, "threads": torch.get_num_threads()}
 
