@@ -29,6 +29,11 @@ class FinalModel(Enum):
     best = "best"
 
 
+class RolloutEngine(Enum):
+    llmrl = "llmrl"
+    vllm = "vllm"
+
+
 class PromptSource(Enum):
     openings = "openings"
     text = "text"
@@ -74,6 +79,8 @@ class RolloutConfig:
     min_new_tokens: int = 0  # a response may not end before so many tokens, in sampling and in every log-probability
     stop: list[str] = field(default_factory=list)  # a response ends at one of these texts, too; \n is a line break, \t a tab
     include_stop: bool = False  # whether that text is part of the response that is scored
+    engine: RolloutEngine = RolloutEngine.llmrl  # what samples in training: llmrl, or vllm where it is installed
+    vllm_eager: bool = True  # vllm: without compiling, which takes it most of a minute
 
     def __post_init__(self) -> None:
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
@@ -89,6 +96,8 @@ class RolloutConfig:
         self.stop = [text.replace("\\n", "\n").replace("\\t", "\t") for text in self.stop]  # as a shell hands them over
         if any(not text for text in self.stop):
             raise UserError("rollout.stop holds an empty text, which would end every response at once")
+        if self.engine is RolloutEngine.vllm and self.stop:
+            raise UserError("rollout.stop is not for rollout=vllm; use rollout=sample, or responses that end by a token")
         if self.include_stop and not self.stop:
             raise UserError("rollout.include_stop is for rollout.stop, which is empty")
 

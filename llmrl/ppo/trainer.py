@@ -19,7 +19,7 @@ from llmrl.ppo.masked import masked_mean
 from llmrl.ppo.update import SkippedUpdates, learning_rate_factor, make_optimizer, update
 from llmrl.prompts import Prompt
 from llmrl.rewards import Scores, score
-from llmrl.rollout import Distribution, Rollout, sample
+from llmrl.rollout import Distribution, Rollout, sampler_of
 from llmrl.tracking.console import ProgressDisplay
 from llmrl.trainers.held_out import held_out_reward
 from llmrl.trainers.interrupt import StopSignal
@@ -51,6 +51,7 @@ class PPOTrainer:
         rollout = self.config.rollout
         self.health = Health(self.ppo.batch_size, rollout.max_new_tokens, rollout.top_k == 0 and rollout.top_p == 1)
         self.display = ProgressDisplay(self.config.trainer.steps)
+        self._sampler = sampler_of(workbench.language_model, rollout, self.config.seed)
         self._saved = -1  # the step of the newest checkpoint
 
     def train(self) -> Outcome:
@@ -109,7 +110,7 @@ class PPOTrainer:
         config, bench, progress = self.config, self.bench, self.progress
         clock = [time.perf_counter()]
         with self._keeping_state():
-            rollout = sample(bench.language_model, self._next_prompts(), config.rollout, progress.generators["sampling"])
+            rollout = self._sampler(self._next_prompts(), progress.generators["sampling"])
             clock.append(time.perf_counter())
             scores = score(bench.rewards, rollout.samples(config.rollout.max_new_tokens))
         clock.append(time.perf_counter())
@@ -131,6 +132,7 @@ class PPOTrainer:
         metrics = {
             **objective_metrics(rollout, scores, experience),
             **update_metrics,
+            **self._sampler.figures(),
             "objective/kl_coef": coef,
             "lr": lr,
             "episodes": float(progress.episodes),

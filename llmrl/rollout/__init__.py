@@ -1,7 +1,7 @@
 """Responses sampled from a model, with the log-probability of every token."""
 
 from llmrl.models.distribution import Distribution, token_logprobs, truncate
-from llmrl.rollout.sampler import Rollout, encode_prompts, response_logprobs, rollout_of, sample
+from llmrl.rollout.sampler import Rollout, encode_prompts, response_logprobs, rollout_of, sample, sampler_of
 
 __all__ = [
     "Distribution",
@@ -10,6 +10,7 @@ __all__ = [
     "response_logprobs",
     "rollout_of",
     "sample",
+    "sampler_of",
     "token_logprobs",
     "truncate",
 ]

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from llmrl.config import RolloutConfig
+from llmrl.config import RolloutConfig, RolloutEngine
 from llmrl.errors import UserError
 from llmrl.models.distribution import Distribution, truncate
 from llmrl.models.load import LanguageModel
@@ -128,6 +129,41 @@ def sample(
     tokens, mask, logprobs = tokens[:, : width + length], mask[:, : width + length], logprobs[:, :length]
     texts = _decode(language_model, tokens[:, width:], mask[:, width:], config)
     return Rollout(tokens, mask, mask[:, width:], logprobs, finished, list(prompts), texts)
+
+
+class Sampler(Protocol):
+    """What gives training its responses."""
+
+    def __call__(self, prompts: Sequence[Prompt], generator: torch.Generator) -> Rollout:
+        """One response to each prompt, from the weights as they are now."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What is to be logged of the last batch."""
+        ...
+
+
+@dataclass
+class OwnSampler:
+    """`sample`, with the model it is for."""
+
+    language_model: LanguageModel
+    config: RolloutConfig
+
+    def __call__(self, prompts: Sequence[Prompt], generator: torch.Generator) -> Rollout:
+        return sample(self.language_model, prompts, self.config, generator)
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+
+def sampler_of(language_model: LanguageModel, config: RolloutConfig, seed: int) -> Sampler:
+    """What `config.engine` asks for. Raises UserError where it is not installed."""
+    if config.engine is RolloutEngine.llmrl:
+        return OwnSampler(language_model, config)
+    from llmrl.rollout.vllm_sampler import VLLMSampler  # here, as few have it
+
+    return VLLMSampler(language_model, config, seed)
 
 
 @torch.no_grad()
