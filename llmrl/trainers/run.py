@@ -22,7 +22,7 @@ from llmrl.models.load import LanguageModel, fingerprint, load, save
 from llmrl.models.trainable import add_adapters, freeze_trunk, lightened, merged, train_all
 from llmrl.prompts import PromptSplit, load_prompts
 from llmrl.registry import TRAINERS
-from llmrl.rollout import encode_prompts
+from llmrl.rollout import check_engine, encode_prompts
 from llmrl.tracking import RunFolder, Tracker, check_tracker, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
 from llmrl.trainers.resume import can_resume, find_place
@@ -42,6 +42,7 @@ def train(config: TrainConfig) -> int:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.seed)
     check_tracker(config.tracker)
+    check_engine(config.rollout)
     prompts = load_prompts(config.prompts)
     _refuse_too_few(prompts, config)
     language_model = load(config.model)

@@ -35,7 +35,7 @@ CONTESTANTS = Path(__file__).resolve().parent / "contestants"
 RESULTS = ROOT / "docs" / "results"
 DISTILGPT2 = cache_folder() / "distilgpt2-shape"
 SMOLLM2 = cache_folder() / "HuggingFaceTB--SmolLM2-135M-Instruct"
-TRL_CLASSIC = ("torch==2.13.0", "trl==0.11.3", "transformers==4.46.3", "numpy<2.3", "rich", "tyro")
+TRL_CLASSIC = ("torch==2.13.0", "trl==0.11.3", "transformers==4.46.3", "numpy<2.3", "rich", "tyro", "hydra-core==1.3.8")
 VLLM = ("-r", str(CONTESTANTS / "vllm_requirements.txt"))
 
 
