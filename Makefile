@@ -31,6 +31,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python scripts/fetch_models.py smollm2 distilgpt2-shape
+	$(BIN)/python scripts/bench/speed.py
+	$(BIN)/python scripts/bench/time_to_reward.py --peers
+	$(BIN)/python scripts/bench/vllm_rollout.py
 	$(BIN)/python scripts/bench/tiny_quality.py
 	$(BIN)/python scripts/bench/parity.py
 	$(BIN)/python scripts/bench/kill.py

@@ -43,7 +43,7 @@ class PPOConfig:
 
     batch_size: int = 32  # responses sampled per step
     minibatch_size: int = 16  # responses per optimiser step; divides batch_size
-    micro_batch_size: int | None = None  # responses per pass, to save memory; the gradient is the same; null: the minibatch
+    micro_batch_size: int | None = None  # responses per pass, to save memory; same gradient (in bf16, rounded); null: minibatch
     epochs: int = 4  # passes over each batch, in a fresh order
     lr: float = 2e-5  # learning rate of the policy at its highest
     value_lr: float = 1e-3  # learning rate of the value head, which starts from zero and has to catch up

@@ -5,6 +5,18 @@ from llmrl.engine.engine import Engine, engine_of, lighten
 from llmrl.engine.head import Objective
 from llmrl.engine.memory import keep_freed_memory
 from llmrl.engine.packing import Lower, Packed, pack
-from llmrl.engine.weights import Weight
+from llmrl.engine.weights import Weight, has_changed
 
-__all__ = ["Decoder", "Engine", "Lower", "Objective", "Packed", "Weight", "engine_of", "keep_freed_memory", "lighten", "pack"]
+__all__ = [
+    "Decoder",
+    "Engine",
+    "Lower",
+    "Objective",
+    "Packed",
+    "Weight",
+    "engine_of",
+    "has_changed",
+    "keep_freed_memory",
+    "lighten",
+    "pack",
+]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmrl.engine.families import Attend, Family, Inner, Layer, Linear, Several
@@ -16,7 +17,12 @@ from llmrl.engine.packing import attend_within, pack_prompts
 
 def _can_prepack(like: Tensor) -> bool:
     """Whether oneDNN can lay weights out for itself once, and not in each product: for few rows that is most of its time."""
-    return like.device.type == "cpu" and like.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+    return (
+        like.device.type == "cpu"
+        and like.dtype == torch.bfloat16
+        and torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 _THEN = {"gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", "")}
@@ -110,7 +116,11 @@ class Decoder:
         positions, self._lengths = self._lengths, self._lengths + 1
         self._written += 1
         if self._written > self._hidden.shape[-1]:
-            self._lay_out_cache(torch.arange(len(self._hidden), device=new.device), _blocks(self._written))
+            more = _blocks(self._written) - self._hidden.shape[-1]
+            self._keys, self._values = (
+                [F.pad(each, (0, 0, 0, more)) for each in cache] for cache in (self._keys, self._values)
+            )
+            self._hidden = F.pad(self._hidden, (0, more), value=-torch.inf)
         self._hidden[:, :, self._written - 1] = 0
         return self._logits(new, positions, self._attend, None)
 
@@ -119,19 +129,8 @@ class Decoder:
         """Go on with these rows alone, [B'] indices into B."""
         heads = torch.arange(self.family.key_heads, device=rows.device)
         flat = (rows.unsqueeze(-1) * self.family.key_heads + heads).flatten()
-        self._lay_out_cache(flat, self._hidden.shape[-1])
-        self._lengths = self._lengths[rows]
-
-    def _lay_out_cache(self, rows: Tensor, columns: int) -> None:
-        """Of these rows [B' * G], with room for so many columns."""
-        old = min(columns, self._hidden.shape[-1])
-        for cache in (self._keys, self._values):
-            for number, each in enumerate(cache):
-                cache[number] = each.new_zeros(len(rows), columns, each.shape[-1])
-                cache[number][:, :old] = each[rows, :old]
-        hidden = self._hidden.new_full((len(rows), 1, columns), -torch.inf)
-        hidden[..., :old] = self._hidden[rows, :, :old]
-        self._hidden = hidden
+        self._keys, self._values = ([each[flat] for each in cache] for cache in (self._keys, self._values))
+        self._hidden, self._lengths = self._hidden[flat], self._lengths[rows]
 
     def _logits(self, ids: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None) -> Tensor:
         family = self.family

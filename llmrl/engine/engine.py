@@ -20,21 +20,22 @@ _engines: "weakref.WeakKeyDictionary[PreTrainedModel, _Known]" = weakref.WeakKey
 @dataclass
 class _Known:
     bf16: bool
-    modules: tuple[int, ...]  # which modules the model had when it was looked at
+    parts: tuple[int, ...]  # which modules and parameters the model had when it was looked at
     engine: "Engine | None"
 
 
 def engine_of(model: nn.Module, bf16: bool) -> "Engine | None":
     """The engine of a model, made the first time it is asked for; None where its architecture is not known to one.
 
-    None as well while hooks are on the model's modules, as they are there to change what it computes; and a model whose modules
-    were replaced since, as adapters do, is looked at anew.
+    None as well while hooks are on the model's modules, as they are there to change what it computes, unless they say that it
+    does the same anyway (`engine_does_too`); and a model whose modules or parameters were replaced since is looked at anew.
     """
     modules = list(model.modules())
-    if not isinstance(model, PreTrainedModel) or any(each._forward_hooks or each._forward_pre_hooks for each in modules):
+    hooks = (hook for each in modules for kind in (each._forward_hooks, each._forward_pre_hooks) for hook in kind.values())
+    if not isinstance(model, PreTrainedModel) or not all(getattr(hook, "engine_does_too", False) for hook in hooks):
         return None
-    known, identity = _engines.get(model), tuple(map(id, modules))
-    if known is None or (known.bf16, known.modules) != (bf16, identity):
+    known, identity = _engines.get(model), tuple(map(id, [*modules, *model.parameters()]))
+    if known is None or (known.bf16, known.parts) != (bf16, identity):
         weights = WorkingWeights(torch.bfloat16 if bf16 else torch.float32)
         family = recognise(model, weights)
         known = _engines[model] = _Known(bf16, identity, Engine(family, weights) if family is not None else None)

@@ -112,7 +112,6 @@ class Family:
     tokens: Weight  # [V, width]
     positions: Weight | None  # [longest, width], where positions are learned
     head: Weight  # [V, width]; the same as `tokens` where they are tied
-    heads: int
     key_heads: int
     head_width: int
     scales: list[float]  # of each layer's attention
@@ -121,7 +120,7 @@ class Family:
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """[N] -> [N, width] in fp32: what is added up along the layers stays in fp32."""
         x = embedding(ids, self.tokens.working).float()
-        return x if self.positions is None else x + F.embedding(positions, self.positions.working)
+        return x if self.positions is None else x + embedding(positions, self.positions.working)
 
     def layer(
         self, number: int, x: Tensor, angles: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None = None
@@ -186,9 +185,12 @@ def recognise(model: PreTrainedModel, weights: WorkingWeights) -> Family | None:
     return family(model, weights)
 
 
+_PLAIN = ("torch.nn.modules.", "transformers.models.", "transformers.activations", "transformers.pytorch_utils")
+
+
 def _are_plain(model: nn.Module) -> bool:
-    """Whether all modules are torch's and transformers' own: no adapters, no quantised or otherwise replaced layers."""
-    return all(type(module).__module__.startswith(("torch.nn.modules.", "transformers.")) for module in model.modules())
+    """Whether all modules are the usual ones of torch and of the architecture: no adapters, nothing quantised."""
+    return all(type(module).__module__.startswith(_PLAIN) for module in model.modules())
 
 
 def _gpt2(model: Any, weights: WorkingWeights) -> Family:
@@ -211,7 +213,7 @@ def _gpt2(model: Any, weights: WorkingWeights) -> Family:
     ]  # fmt: skip
     return Family(
         layers=layers, last_norm=norm(body.ln_f), tokens=weights.product(body.wte.weight),
-        positions=weights.product(body.wpe.weight), head=weights.product(model.lm_head.weight), heads=config.n_head,
+        positions=weights.product(body.wpe.weight), head=weights.product(model.lm_head.weight),
         key_heads=config.n_head, head_width=config.n_embd // config.n_head, scales=[block.attn.scaling for block in body.h],
         angles=None,
     )  # fmt: skip
@@ -247,7 +249,7 @@ def _llama(model: Any, weights: WorkingWeights) -> Family:
     ]  # fmt: skip
     return Family(
         layers=layers, last_norm=norm(body.norm), tokens=weights.product(body.embed_tokens.weight), positions=None,
-        head=weights.product(model.lm_head.weight), heads=config.num_attention_heads, key_heads=config.num_key_value_heads,
+        head=weights.product(model.lm_head.weight), key_heads=config.num_key_value_heads,
         head_width=body.layers[0].self_attn.head_dim, scales=[block.self_attn.scaling for block in body.layers],
         angles=angles,
     )  # fmt: skip

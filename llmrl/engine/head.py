@@ -27,9 +27,15 @@ CACHE_BYTES = 1 << 24
 """fp32 logits at a time: they are read several times over and should stay in the processor's cache meanwhile."""
 
 
-def _slices(rows: int, row_bytes: int, limit: int) -> Iterator[slice]:
-    size = max(limit // row_bytes // 8 * 8, 8)
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+ON_ACCELERATOR = 16
+"""Times as much at a time where memory is fast and starting a kernel costs more than what it does."""
+
+
+def _slices(rows: Tensor, vocabulary: int, number_bytes: int, limit: int) -> Iterator[slice]:
+    """Of the first dimension, so that as many rows of logits stay within the limit; eight at least."""
+    limit *= 1 if rows.device.type == "cpu" else ON_ACCELERATOR
+    size = max(limit // (number_bytes * vocabulary) // 8 * 8, 8)
+    return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
 
 
 @torch.no_grad()
@@ -37,9 +43,9 @@ def logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, steps: Tensor, war
     """(log-probabilities [M] of `targets`, entropies [M]) from `hidden` [M, width] and `weight` [V, width], nats, fp32."""
     found = torch.empty(len(hidden), device=hidden.device)
     entropies = torch.empty_like(found)
-    for many in _slices(len(hidden), hidden.element_size() * len(weight), PRODUCT_BYTES):
+    for many in _slices(hidden, len(weight), hidden.element_size(), PRODUCT_BYTES):
         logits = F.linear(hidden[many], weight)
-        for few in _slices(len(logits), 4 * len(weight), CACHE_BYTES):
+        for few in _slices(logits, len(weight), 4, CACHE_BYTES):
             rows = slice(many.start + few.start, many.start + few.stop)
             distribution = _distribution(logits[few], steps[rows], warp)
             found[rows] = distribution.gather(-1, targets[rows].unsqueeze(-1)).squeeze(-1)
@@ -71,10 +77,10 @@ def backward(
     g (1[t] - p) / temperature; an entropy H with derivative h adds -h p (log p + H) / temperature.
     """
     gradient = torch.empty_like(hidden)
-    for many in _slices(len(hidden), hidden.element_size() * len(weight), PRODUCT_BYTES):
+    for many in _slices(hidden, len(weight), hidden.element_size(), PRODUCT_BYTES):
         with torch.no_grad():
             logits = F.linear(hidden[many], weight)
-        for few in _slices(len(logits), 4 * len(weight), CACHE_BYTES):
+        for few in _slices(logits, len(weight), 4, CACHE_BYTES):
             rows = slice(many.start + few.start, many.start + few.stop)
             leaf = hidden[rows].detach().requires_grad_()
             _to_gradient(logits[few], targets[rows], steps[rows], rows, value_head(leaf), objective)

@@ -86,14 +86,15 @@ SHORT = 384
 """Up to so many tokens, products over the whole square with the softmax between them beat fused attention going backwards."""
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, short: bool) -> Tensor:
     """q [B, L, heads, width], k, v [B, L, key heads, width] -> [B, L, heads * width]; differentiable.
 
-    Rows are padded on the right, where a causal mask hides the padding from all that is real.
+    Rows are padded on the right, where a causal mask hides the padding from all that is real. `short` chooses the way that is
+    faster for rows of up to `SHORT` tokens; in bf16 the two round differently, so that all passes over a row should agree.
     """
     rows, length, heads, width = q.shape
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if length > SHORT:
+    if not short or q.device.type != "cpu":
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=k.shape[1] != heads)
         return out.transpose(1, 2).flatten(2)
     groups, shared = k.shape[1], heads // k.shape[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmrl.engine.layers import causal_attention
+from llmrl.engine.layers import SHORT, causal_attention
 
 
 @dataclass
@@ -22,7 +22,6 @@ class Packed:
     at: Tensor  # [N], its place in the [B * (P+T-1)] that was given
     shape: tuple[int, int]  # B, P+T-1
     positions: Tensor  # [N], from 0 in each row
-    rows: int  # B
     longest: int  # L
     places: Tensor | None  # [N], of each token in a [B * L] grid whose rows are padded on the right; None where it is full
     predicting: Tensor  # [M], indices into N
@@ -53,7 +52,6 @@ def pack(tokens: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Packe
         at=at,
         shape=(rows, width - 1),
         positions=positions,
-        rows=rows,
         longest=longest,
         places=None if len(at) == rows * longest else row * longest + positions,
         predicting=predicting,
@@ -129,17 +127,17 @@ class _FromGrid(torch.autograd.Function):
 def to_grid(values: Tensor, packed: Packed) -> Tensor:
     """[N, width] -> [B, L, width]; differentiable."""
     if packed.places is not None:
-        values = _ToGrid.apply(values, packed.places, packed.rows * packed.longest)  # type: ignore[assignment]
-    return values.view(packed.rows, packed.longest, -1)
+        values = _ToGrid.apply(values, packed.places, packed.shape[0] * packed.longest)  # type: ignore[assignment]
+    return values.view(packed.shape[0], packed.longest, -1)
 
 
 def from_grid(grid: Tensor, packed: Packed) -> Tensor:
     """[B, L, width] -> [N, width]; differentiable."""
-    values = grid.reshape(packed.rows * packed.longest, -1)
+    values = grid.reshape(packed.shape[0] * packed.longest, -1)
     return values if packed.places is None else _FromGrid.apply(values, packed.places)  # type: ignore[return-value]
 
 
 def attend_within(packed: Packed, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """q [N, heads, width], k, v [N, key heads, width] -> [N, heads * width]: each row's tokens attend to it alone."""
     grids = [to_grid(each.flatten(1), packed).unflatten(-1, each.shape[1:]) for each in (q, k, v)]
-    return from_grid(causal_attention(*grids, scale=scale), packed)
+    return from_grid(causal_attention(*grids, scale=scale, short=packed.shape[1] <= SHORT), packed)

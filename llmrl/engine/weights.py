@@ -4,7 +4,7 @@ Autocast would bring every weight to bf16 anew in each pass, and every gradient 
 its gradient stays in bf16, as the matrix product made it, until the optimiser reads it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -82,5 +82,12 @@ class WorkingWeights:
         return iter(self._weights.values())
 
     def refresh(self) -> None:
+        """Bring every copy up to date."""
         for weight in self:
             weight.refresh()
+
+
+def has_changed(parameters: Iterable[nn.Parameter]) -> None:
+    """Say that parameters were changed in a way that torch does not count: by a fused optimiser, or through `.data`."""
+    for parameter in parameters:
+        torch.autograd.graph.increment_version(parameter)

@@ -58,7 +58,9 @@ LIKELIEST = 1024
 
 def truncate(logits: Tensor, config: RolloutConfig) -> Tensor:
     """[..., V] logits with the tokens that top-k and top-p leave out at -inf; all that tie with the last one kept are kept."""
-    size = logits.shape[-1]
+    if config.top_k == 0 and config.top_p == 1:
+        return logits
+    logits, size = logits.float(), logits.shape[-1]  # sums of probabilities in bf16 would cut elsewhere
     if 0 < config.top_k < size:
         likeliest = logits.topk(config.top_k).values
         logits = logits.masked_fill(logits < likeliest[..., -1:], -torch.inf)

@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from llmrl.config import PACKAGED, Device, ModelConfig, Precision, packaged
-from llmrl.engine import Engine, engine_of, keep_freed_memory
+from llmrl.engine import Engine, engine_of, has_changed, keep_freed_memory
 from llmrl.errors import UserError, one_line
 
 HUB_SECONDS = 4.0
@@ -49,7 +49,7 @@ transformers_logging.set_verbosity_error()
 class LanguageModel:
     """A causal language model with what is needed to sample from it and to train it."""
 
-    model: PreTrainedModel  # weights in fp32
+    model: PreTrainedModel  # weights in fp32; of a reference in the precision that its passes read
     tokenizer: PreTrainedTokenizerBase
     name: str  # as the person wrote it
     source: str  # the folder or file the weights came from
@@ -72,6 +72,10 @@ class LanguageModel:
     def engine(self) -> Engine | None:
         """What computes passes over this model faster than its own forward pass, where its architecture is known to it."""
         return engine_of(self.model, self.bf16)
+
+    def has_changed(self) -> None:
+        """To be called when somebody else's optimiser has changed the weights: torch does not count all of their ways."""
+        has_changed(self.model.parameters())
 
     def frozen_copy(self) -> "LanguageModel":
         """A copy with weights of its own that are never trained: the reference."""

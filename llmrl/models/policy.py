@@ -1,7 +1,7 @@
 """A language model that also estimates how much reward is still to come: the policy and value function of PPO."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -166,7 +166,7 @@ class Policy(nn.Module):
         self, tokens: Tensor, attention_mask: Tensor, response_mask: Tensor, distribution: Distribution, loss: TokenLoss,
         *, lower: Lower | None = None, with_entropy: bool = False, recompute: bool = False,
     ) -> None:  # fmt: skip
-        """Add the gradient of `loss` over the response tokens to that of the weights (see `weight_of`).
+        """Add the gradient of `loss` over the response tokens to that of the weights (see `weights_of`).
 
         `loss` may be called several times, for some of the tokens each; what it returns must add up.
         """
@@ -185,10 +185,11 @@ class Policy(nn.Module):
         )  # fmt: skip
         engine.backward(packed, objective, self.value_head, lower, recompute)
 
-    def weight_of(self, parameter: nn.Parameter) -> Weight:
-        """Where the gradient of a parameter gathers: in itself, or in the copy that passes read in its place."""
+    def weights_of(self, parameters: Sequence[nn.Parameter]) -> list[Weight]:
+        """Where the gradients of parameters gather: in themselves, or in the copies that passes read in their place."""
         engine = self.language_model.engine
-        return (engine.weights.of(parameter) if engine is not None else None) or Weight(parameter, parameter)
+        found = [engine.weights.of(parameter) if engine is not None else None for parameter in parameters]
+        return [weight or Weight(parameter, parameter) for weight, parameter in zip(found, parameters, strict=True)]
 
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """AdamW over fp32 weights whose gradients may gather in bf16 copies of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,26 @@ PIECE = 1 << 20
 class AdamW(torch.optim.AdamW):
     """torch's AdamW (Loshchilov and Hutter, 2019), its state and its arithmetic in fp32, taken through memory once.
 
-    `weight_of` says where a parameter's gradient gathers. Where that is a copy in bf16, the gradient is brought to fp32 piece
-    by piece, and the copy brought up to date while the new weights are at hand.
+    `weights_of` says where the gradients of parameters gather. Where that is a copy in bf16, the gradient is brought to fp32
+    piece by piece, and the copy brought up to date while the new weights are at hand.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], weight_of: Callable[[nn.Parameter], Weight], **settings: Any) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], weights_of: Callable[[Sequence[nn.Parameter]], list[Weight]], **settings: Any
+    ) -> None:
         super().__init__(groups, fused=True, **settings)
-        self._weights = {parameter: weight_of(parameter) for group in groups for parameter in group["params"]}
+        self._weights_of = weights_of
+        self._weights = self._find()
+
+    def _find(self) -> dict[nn.Parameter, Weight]:
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        return dict(zip(parameters, self._weights_of(parameters), strict=True))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Before gradients gather: where they will, as a hook on the model, for one, changes that."""
         for weight in self._weights.values():
             weight.master.grad = weight.working.grad = None
+        self._weights = self._find()
 
     @torch.no_grad()
     def clip_gradients(self, max_norm: float) -> float:
@@ -50,12 +59,13 @@ class AdamW(torch.optim.AdamW):
     def _step(self, parameter: nn.Parameter, weight: Weight, group: dict[str, Any]) -> None:
         state, gradient = self.state[parameter], weight.working.grad.reshape(-1)  # type: ignore[union-attr]
         if not state:
-            state["step"] = torch.zeros(())
+            state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         flat = [each.detach().view(-1) for each in (parameter, state["exp_avg"], state["exp_avg_sq"], weight.working)]
-        for start in range(0, gradient.numel(), PIECE):
-            weights, mean, square, working, slope = (each[start : start + PIECE] for each in (*flat, gradient))
+        size = PIECE if parameter.device.type == "cpu" else gradient.numel()
+        for start in range(0, gradient.numel(), size):
+            weights, mean, square, working, slope = (each[start : start + size] for each in (*flat, gradient))
             adamw(
                 [weights], [slope.float()], [mean], [square], [], [state["step"].clone()], fused=True, amsgrad=False,
                 beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],

@@ -25,7 +25,7 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> AdamW:
             {"params": language_model, "lr": config.lr, "initial_lr": config.lr},
             {"params": list(policy.value_head.parameters()), "lr": config.value_lr, "initial_lr": config.value_lr},
         ],
-        policy.weight_of,
+        policy.weights_of,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
         weight_decay=config.weight_decay,

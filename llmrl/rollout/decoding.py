@@ -1,5 +1,7 @@
 """What gives the next token's logits: the engine's decoder where there is one, else the model's own forward pass."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -43,7 +45,7 @@ class PlainDecoder:
 
     def keep(self, rows: Tensor) -> None:
         self.mask = self.mask[rows]
-        self.cache.batch_select_indices(rows)  # type: ignore[union-attr]
+        self.cache.reorder_cache(rows)  # type: ignore[union-attr]
 
     def _forward(self, tokens: Tensor) -> Tensor:
         with self.language_model.autocast():
@@ -59,7 +61,15 @@ class PlainDecoder:
         return output.logits[:, -1]
 
 
-def decoder_of(language_model: LanguageModel) -> Decoding:
-    """For sampling with the weights as they are now."""
+@contextmanager
+def decoding(language_model: LanguageModel) -> Iterator[Decoding]:
+    """For sampling with the weights as they are now, inside this context.
+
+    Autocast brings weights to bf16 once in its outermost context: that is this one, and not every token's pass.
+    """
     engine = language_model.engine
-    return PlainDecoder(language_model) if engine is None else engine.decoder()
+    if engine is not None:
+        yield engine.decoder()
+    else:
+        with language_model.autocast():
+            yield PlainDecoder(language_model)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from llmrl.config import RolloutConfig, RolloutEngine
-from llmrl.errors import UserError
+from llmrl.errors import RunError, UserError
 from llmrl.models.distribution import Distribution, truncate
 from llmrl.models.load import LanguageModel
 from llmrl.models.policy import token_statistics
 from llmrl.prompts import Prompt
 from llmrl.rewards import Sample
-from llmrl.rollout.decoding import decoder_of
+from llmrl.rollout.decoding import decoding
 
 
 @dataclass
@@ -83,53 +83,61 @@ def sample(
     `generator` is on the CPU whatever the device, so that a seed means the same everywhere. `on_token` sees the new tokens [B]
     of each step as they are made. Each step takes as many random numbers as there are prompts, however many still go on.
     """
-    rows = encode_prompts(language_model, prompts, config.max_new_tokens)
-    device, width = language_model.device, max(map(len, rows))
-    tokens = torch.full((len(rows), width + config.max_new_tokens), language_model.pad_id)
-    mask = torch.zeros_like(tokens)
-    for i, row in enumerate(rows):
-        tokens[i, width - len(row) : width] = torch.tensor(row)
-        mask[i, width - len(row) : width] = 1
-    tokens, mask = tokens.to(device), mask.to(device)
+    rows, device = encode_prompts(language_model, prompts, config.max_new_tokens), language_model.device
+    width = max(map(len, rows))
+    tokens, mask = _laid_out(language_model, rows, width + config.max_new_tokens, width)
     logprobs = torch.zeros(len(rows), config.max_new_tokens, device=device)
     stops = torch.tensor(language_model.stop_ids, device=device)
     alive = torch.ones(len(rows), dtype=torch.bool, device=device)
-    finished = torch.zeros_like(alive)
+    finished, length = torch.zeros_like(alive), 0
     drawn_from = Distribution.of(language_model, config)
-    decoder, length = decoder_of(language_model), 0
     active = torch.arange(len(rows), device=device)  # the rows that the decoder goes on with
-    logits = decoder.read(tokens[:, :width], mask[:, :width])
-    while True:
-        at = width + length
-        if not drawn_from.is_plain:
-            logits = drawn_from.warp(logits.float(), torch.full_like(active, length))
-        distribution = truncate(logits, config)
-        uniform = torch.rand(len(rows), generator=generator, dtype=torch.float64).to(device)
-        new, likely = choose(distribution, None if greedy else uniform[active])
-        going = alive[active]
-        tokens[active, at] = torch.where(going, new, tokens[active, at])
-        mask[active, at] = going.long()
-        logprobs[active, length] = likely * going
-        if on_token is not None:
-            on_token(tokens[:, at])
-        ended = torch.zeros_like(alive)
-        ended[active] = torch.isin(new, stops)
-        length += 1
-        if config.stop and length >= config.min_new_tokens:
-            ended = ended | _has_stop_text(language_model, tokens[:, width : width + length], alive & ~ended, config)
-        finished = finished | (alive & ended)
-        alive = alive & ~ended
-        if length == config.max_new_tokens or not alive.any():
-            break
-        going = alive[active]
-        if int(going.sum()) <= WORTH_DROPPING * len(active):
-            kept = going.nonzero().squeeze(-1)
-            decoder.keep(kept)
-            active, new = active[kept], new[kept]
-        logits = decoder.step(new)
+    with decoding(language_model) as decoder:
+        logits = decoder.read(tokens[:, :width], mask[:, :width])
+        while True:
+            at = width + length
+            if not drawn_from.is_plain:
+                logits = drawn_from.warp(logits.float(), torch.full_like(active, length))
+            uniform = torch.rand(len(rows), generator=generator, dtype=torch.float64).to(device)
+            new, likely = choose(truncate(logits, config), None if greedy else uniform[active])
+            going = alive[active]
+            tokens[active, at] = torch.where(going, new, tokens[active, at])
+            mask[active, at] = going.long()
+            logprobs[active, length] = likely * going
+            if on_token is not None:
+                on_token(tokens[:, at])
+            ended = torch.zeros_like(alive)
+            ended[active] = torch.isin(new, stops)
+            length += 1
+            if config.stop and length >= config.min_new_tokens:
+                ended = ended | _has_stop_text(language_model, tokens[:, width : width + length], alive & ~ended, config)
+            finished = finished | (alive & ended)
+            alive = alive & ~ended
+            if length == config.max_new_tokens or not alive.any():
+                break
+            going = alive[active]
+            if int(going.sum()) <= WORTH_DROPPING * len(active):
+                kept = going.nonzero().squeeze(-1)
+                decoder.keep(kept)
+                active, new = active[kept], new[kept]
+            logits = decoder.step(new)
     tokens, mask, logprobs = tokens[:, : width + length], mask[:, : width + length], logprobs[:, :length]
     texts = _decode(language_model, tokens[:, width:], mask[:, width:], config)
     return Rollout(tokens, mask, mask[:, width:], logprobs, finished, list(prompts), texts)
+
+
+def _laid_out(
+    language_model: LanguageModel, rows: Sequence[Sequence[int]], columns: int, width: int,
+    responses: Sequence[Sequence[int]] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(tokens, attention mask), [B, columns]: prompts end at column `width`, where responses begin."""
+    tokens = torch.full((len(rows), columns), language_model.pad_id)
+    mask = torch.zeros_like(tokens)
+    for i, (row, response) in enumerate(zip(rows, responses or [()] * len(rows), strict=True)):
+        place = slice(width - len(row), width + len(response))
+        tokens[i, place] = torch.tensor([*row, *response])
+        mask[i, place] = 1
+    return tokens.to(language_model.device), mask.to(language_model.device)
 
 
 class Sampler(Protocol):
@@ -186,13 +194,7 @@ def rollout_of(
     """
     rows = encode_prompts(language_model, prompts, config.max_new_tokens)
     width, length = max(map(len, rows)), max(map(len, responses))
-    tokens = torch.full((len(rows), width + length), language_model.pad_id)
-    mask = torch.zeros_like(tokens)
-    for i, (row, response) in enumerate(zip(rows, responses, strict=True)):
-        place = slice(width - len(row), width + len(response))
-        tokens[i, place] = torch.tensor([*row, *response])
-        mask[i, place] = 1
-    tokens, mask = tokens.to(language_model.device), mask.to(language_model.device)
+    tokens, mask = _laid_out(language_model, rows, width + length, width, responses)
     finished = torch.tensor([bool(ids) and ids[-1] in language_model.stop_ids for ids in responses]).to(tokens.device)
     texts = _decode(language_model, tokens[:, width:], mask[:, width:], config)
     made = Rollout(tokens, mask, mask[:, width:], torch.zeros(len(rows), length), finished, list(prompts), texts)
@@ -212,9 +214,12 @@ def choose(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
     """(tokens [B], their log-probabilities [B]) from softmax(logits [B, V]): drawn, or without `uniform` [B] the likeliest.
 
     By the inverse of the cumulative distribution, which takes one uniform number a row: two models given the same numbers are
-    compared in pairs. `uniform` is in [0, 1), in fp64, as the sums are; what has no probability is never drawn.
+    compared in pairs. `uniform` is in [0, 1), in fp64, as the sums are; what has no probability is never drawn. Raises
+    RunError where the logits are no numbers.
     """
     probabilities = logits.softmax(-1, dtype=torch.float32)
+    if not bool(probabilities.sum().isfinite()):
+        raise RunError("the model's probabilities are no numbers any more: its weights have diverged; try a lower ppo.lr")
     if uniform is None:
         tokens = logits.argmax(-1)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmrl.config import RolloutConfig
+from llmrl.errors import UserError, one_line
 from llmrl.models.load import LanguageModel, save
 from llmrl.models.trainable import merged
 from llmrl.prompts import Prompt
@@ -33,11 +34,13 @@ class VLLMSampler:
     """
 
     def __init__(self, language_model: LanguageModel, config: RolloutConfig, seed: int) -> None:
-        """Load vLLM and hand it the model."""
+        """Load vLLM and hand it the model. Raises UserError where it can't be imported."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
-
+        try:
+            from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError(f"rollout=vllm: vllm is installed but can't be imported: {one_line(error)}") from error
         self._config = config
         self._language_model = language_model
         self._gap = 0.0
@@ -70,4 +73,5 @@ class VLLMSampler:
 
     def figures(self) -> dict[str, float]:
         """`rollout/logprob_gap`: mean absolute difference of its log-probabilities to llmrl's, nats per token, last batch."""
-        return {"rollout/logprob_gap": self._gap}
+        is_cut = self._config.top_k > 0 or self._config.top_p < 1  # then vLLM's are of another distribution
+        return {} if is_cut else {"rollout/logprob_gap": self._gap}

@@ -40,6 +40,7 @@ def lent(language_model: LanguageModel) -> Iterator[None]:
             vars(each).update(before)
         tokenizer.pad_token, tokenizer.eos_token = pad, end
         model.eval()
+        language_model.has_changed()
 
 
 def count_positions(model: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -51,6 +52,9 @@ def count_positions(model: nn.Module, arguments: Any, named: dict[str, Any]) -> 
     if mask is not None and mask.dim() == 2 and named.get("position_ids") is None and named.get("past_key_values") is None:
         named["position_ids"] = position_ids(mask)
     return arguments, named
+
+
+count_positions.engine_does_too = True  # type: ignore[attr-defined]
 
 
 def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:

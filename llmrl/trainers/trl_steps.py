@@ -37,6 +37,7 @@ class Steps(TrainerCallback):
     def score(self, prompts: Sequence[Prompt], completion_ids: Sequence[Sequence[int]]) -> list[float]:
         """Weighted rewards of a batch of responses, which are logged as samples. Raises RunError where a reward does."""
         bench, step = self.bench, self.step + 1
+        bench.language_model.has_changed()
         rollout = rollout_of(bench.language_model, prompts, completion_ids, bench.config.rollout)
         scores = score(bench.rewards, rollout.samples(bench.config.rollout.max_new_tokens))
         base = response_logprobs(bench.reference, rollout, Distribution.of(bench.language_model, bench.config.rollout))
@@ -61,6 +62,7 @@ class Steps(TrainerCallback):
     def look(self) -> dict[str, float]:
         """The held-out reward, with the model as it is."""
         self.bench.language_model.model.eval()
+        self.bench.language_model.has_changed()
         metrics = held_out_reward(self.bench) | self.look_further()
         prompts = f"({len(self.bench.looked_at)} prompts)"
         self.display.say(f"held-out reward after {self.step} steps: {metrics['eval/reward']:.3f} {prompts}")

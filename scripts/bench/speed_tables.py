@@ -131,7 +131,7 @@ def _work(name: str, title: str, parts: Found) -> list[str]:
 
 def _rollout(part: Found) -> list[str]:
     lines = [
-        "## Sampling alone", "", f"{part['date']}. 35 new tokens, full distribution, log-probabilities kept; tokens per second, and "
+        "## Sampling alone", "", f"{part['date']}. 35 new tokens, full distribution; tokens per second, and "
         "what each needs before its first.", "", "| model, batch | contestant | tokens/s | llmrl is faster by | load s | peak GB |",
         "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip

@@ -6,7 +6,7 @@
 llmrl's clock runs from the command to the line that tells of the first look at 32 held-out prompts with a mean of 10 or more;
 looks are on the clock. Every parameter is trained. GRPO is driven by llmrl (`trainer=grpo`), with its defaults; TRL 0.11.3 by a
 program of its own, as the original system configured it, with the same reward, prompts and number of samples. What they reach
-is looked at once, after as many samples as llmrl needed.
+is looked at once, after as many samples as llmrl's slowest seed needed.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 
 from speed import CONTESTANTS, SMOLLM2, trl_classic_python
 
+from llmrl.config import read_train_config
 from llmrl.tracking.run_folder import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,10 +55,16 @@ def looks(words: list[str]) -> list[dict[str, float]]:
 
 
 def ours(seed: int, work: Path) -> dict[str, Any]:
-    words = [*OURS, f"seed={seed}", f"hydra.run.dir={work / f'time_to_reward_{os.getpid()}_{seed}'}"]
+    folder = work / f"time_to_reward_{os.getpid()}_{seed}"
+    words = [*OURS, f"seed={seed}", f"hydra.run.dir={folder}"]
     found = looks(words)
     reached = next((look for look in found if look["reward"] >= GOAL), None)
-    return {"seed": seed, "command": "python -m llmrl.train " + " ".join(words[:-1]), "looks": found, "reached": reached}
+    ppo = read_train_config(folder / "config.yaml").ppo
+    assert ppo is not None
+    return {
+        "seed": seed, "command": "python -m llmrl.train " + " ".join(words[:-1]), "looks": found, "reached": reached,
+        "samples": int((reached or found[-1])["step"]) * ppo.batch_size,
+    }  # fmt: skip
 
 
 def grpo(seed: int, samples: int, work: Path) -> dict[str, Any]:
@@ -73,14 +80,15 @@ def grpo(seed: int, samples: int, work: Path) -> dict[str, Any]:
 def classic(seed: int, samples: int) -> dict[str, Any]:
     words = [str(CONTESTANTS / "trl_classic_learning.py"), str(SMOLLM2), str(seed), str(samples)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([str(trl_classic_python()), *words], capture_output=True, text=True, check=True, env=environment)
-    return {"seed": seed, **json.loads(done.stdout.splitlines()[-1])}
+    python, begun = trl_classic_python(), time.perf_counter()
+    done = subprocess.run([str(python), *words], capture_output=True, text=True, check=True, env=environment)
+    return {"seed": seed, **json.loads(done.stdout.splitlines()[-1]), "seconds": time.perf_counter() - begun}
 
 
 def row(run: dict[str, Any]) -> str:
     reached = run["reached"]
     ended = f"{reached['seconds']:.0f} | {reached['step']} | {reached['reward']:.2f}" if reached else "not reached | |"
-    return f"| {run['seed']} | {run['looks'][0]['reward']:.2f} | {ended} |"
+    return f"| {run['seed']} | {run['looks'][0]['reward']:.2f} | {ended} | {run['samples']} |"
 
 
 def render(found: dict[str, Any]) -> str:
@@ -94,8 +102,8 @@ def render(found: dict[str, Any]) -> str:
         f"`{found['ours'][0]['command']}`, {found['machine']['processors']} processors"
         + (f", median {median(times):.0f} s." if times else "."),
         "",
-        "| seed | before | seconds | steps | held-out reward there |",
-        "| --- | --- | --- | --- | --- |",
+        "| seed | before | seconds | steps | held-out reward there | samples |",
+        "| --- | --- | --- | --- | --- | --- |",
         *map(row, found["ours"]),
         "",
     ]
@@ -103,7 +111,8 @@ def render(found: dict[str, Any]) -> str:
     for name, title in peers.items():
         if name in found:
             each = found[name]
-            lines += [f"{title}: {each['reward']:.2f} after {each['samples']} samples and {each['seconds']:.0f} s.", ""]
+            done = f"{each['samples']} samples and {each['seconds']:.0f} s, its start and one look included"
+            lines += [f"{title}: {each['reward']:.2f} after {done}.", ""]
     return "\n".join(lines)
 
 
@@ -117,7 +126,7 @@ def main() -> None:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found |= {"machine": machine(), "ours": [ours(seed, args.work.resolve()) for seed in args.seeds]}
     if args.peers:
-        samples = max(32 * (run["reached"] or run["looks"][-1])["step"] for run in found["ours"])
+        samples = max(run["samples"] for run in found["ours"])
         found["grpo"] = grpo(args.seeds[0], samples, args.work.resolve())
         found["classic"] = classic(args.seeds[0], samples)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

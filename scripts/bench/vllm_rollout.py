@@ -2,7 +2,7 @@
 
     python scripts/bench/vllm_rollout.py       # docs/results/vllm_rollout.{json,md}
 
-vLLM can't share llmrl's environment; both runs use one of vLLM's own, made once, in which llmrl's dependencies are installed too.
+vLLM can't share llmrl's environment; both runs use one of vLLM's own, made once, with llmrl's dependencies installed too.
 What counts: that vLLM's log-probabilities stay those of the policy while it is trained, so that the weights really came over,
 and what a step costs.
 """
@@ -33,7 +33,8 @@ NEEDED = (
     "wandb",
 )
 WORDS = [
-    "model=smollm2_135m", "reward=end_of_sentence", "rollout.max_new_tokens=35", "trainer.steps=4", "trainer.checkpoint_every=0",
+    "model=smollm2_135m", "reward=end_of_sentence", "rollout.max_new_tokens=35", "trainer.steps=4",
+    "trainer.checkpoint_every=0",
     "ppo.lr=1e-4", "ppo.epochs=1", "ppo.score_scale=5", "tracker=none", "evaluation.enabled=false",
 ]  # fmt: skip
 
@@ -57,26 +58,31 @@ def run(rollout: str, python: Path) -> dict[str, Any]:
 
 
 def render(found: list[dict[str, Any]]) -> str:
-    lines = [
-        "# vLLM in the loop", "", "Made by `python scripts/bench/vllm_rollout.py`: SmolLM2-135M, 32 responses of at most 35 tokens a "
-        f"step, bf16, {machine()['processors']} processors, vLLM's CPU build 0.32 without compiling; `{found[0]['command']}` and the "
-        "same with `rollout=vllm`.", "",
-        "| rollout | step | KL, nats per response | mean difference of log-probabilities to llmrl's, nats per token | rollout s |",
-        "| --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
+    rows = []
     for each in found:
         for step in each["steps"]:
             gap = step["rollout/logprob_gap"]
             shown = "" if gap is None else f"{gap:.3f}"
-            lines.append(
+            rows.append(
                 f"| {each['rollout']} | {step['step']} | {step['objective/kl']:.2f} | {shown} | {step['time/rollout_s']:.2f} |"
             )
     own, theirs = (median(step["time/rollout_s"] for step in each["steps"][1:]) for each in found)
-    lines += [
-        "", "The weights change at every step (the KL says so) and the difference stays that of two roundings to bf16: vLLM samples "
-        f"from the policy being trained. After the first step a rollout takes {theirs / own:.1f} times as long as llmrl's own, the "
-        "weights' way over and llmrl's own log-probabilities included.", "",
-    ]  # fmt: skip
+    lines = [
+        "# vLLM in the loop",
+        "",
+        "Made by `python scripts/bench/vllm_rollout.py`: SmolLM2-135M, 32 responses of at most 35 tokens a step, bf16, "
+        f"{machine()['processors']} processors, vLLM's CPU build 0.32 without compiling; `{found[0]['command']}` and the same "
+        "with `rollout=vllm`.",
+        "",
+        "| rollout | step | KL, nats per response | log-probabilities differ from llmrl's, nats per token | rollout s |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        "The weights change at every step (the KL says so) and the difference stays that of two roundings to bf16: it samples "
+        f"from the policy being trained. After the first step a rollout takes {theirs / own:.1f} times as long as llmrl's own, "
+        "the weights' way over and llmrl's own log-probabilities included.",
+        "",
+    ]
     return "\n".join(lines)
 
 

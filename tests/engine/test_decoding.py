@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from llmrl.config import ModelConfig, Precision, RolloutConfig
 from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt
 from llmrl.rollout import sample
-from llmrl.rollout.decoding import PlainDecoder, decoder_of
+from llmrl.rollout.decoding import PlainDecoder
 
 LENGTHS = (1, 7, 4, 7, 2)
 
@@ -27,8 +28,9 @@ def test_logits_are_those_of_the_plain_path(family: LanguageModel, bf16: bool) -
     """Rows of unequal lengths, some of which are dropped on the way. In bf16, to its rounding."""
     language_model = dataclasses.replace(family, bf16=bf16)
     tokens, mask = prompts()
-    fast, plain = decoder_of(language_model), PlainDecoder(language_model)
-    assert not isinstance(fast, PlainDecoder)
+    engine, plain = language_model.engine, PlainDecoder(language_model)
+    assert engine is not None
+    fast = engine.decoder()
     logits, expected = fast.read(tokens, mask), plain.read(tokens, mask)
     scale = float(expected.float().std())
     for step in range(40):  # past a block of the cache
@@ -41,6 +43,24 @@ def test_logits_are_those_of_the_plain_path(family: LanguageModel, bf16: bool) -
             expected = expected[kept]
         new = expected.float().argmax(-1)
         logits, expected = fast.step(new), plain.step(new)
+
+
+@torch.no_grad()
+def test_the_plain_path_drops_rows_of_any_cache(tiny: LanguageModel) -> None:
+    """A model whose layers keep convolutions beside keys and values: the rows that go on say what they said alone."""
+    config = Lfm2Config(
+        vocab_size=4096, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        layer_types=["conv", "full_attention", "conv", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    language_model = dataclasses.replace(tiny, model=Lfm2ForCausalLM(config).eval())
+    tokens, mask = torch.randint(20, 4000, (3, 6)), torch.ones(3, 6, dtype=torch.long)
+    together, alone = PlainDecoder(language_model), PlainDecoder(language_model)
+    together.read(tokens, mask)
+    alone.read(tokens[2:], mask[2:])
+    together.keep(torch.tensor([2]))
+    for new in (7, 8):
+        assert torch.allclose(together.step(torch.tensor([new])), alone.step(torch.tensor([new])), atol=1e-5)
 
 
 def test_rows_that_end_early_do_not_change_the_others(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)  # fmt: skip
 
 from llmrl.config import PPOConfig, RolloutConfig
-from llmrl.engine import engine_of, head
+from llmrl.engine import Lower, engine_of, head, packing
 from llmrl.models.distribution import Distribution
 from llmrl.models.load import LanguageModel
 from llmrl.models.policy import Policy, token_statistics
@@ -17,6 +28,7 @@ from llmrl.models.trainable import add_adapters, freeze_trunk, lightened, train_
 from llmrl.ppo.update import make_optimizer
 from llmrl.prompts import Prompt
 from llmrl.rollout import Rollout, sample
+from llmrl.trainers.lent import count_positions
 
 PROMPTS = [Prompt(text, id=text) for text in ("Once", "The old clockmaker opened the door and", "Rain falls when", "I like")]
 DISTRIBUTIONS = [Distribution(), Distribution(0.7, 3, (5, 11))]
@@ -27,7 +39,7 @@ def made(language_model: LanguageModel, tokens: int = 12) -> Rollout:
     rollout = sample(language_model, PROMPTS, RolloutConfig(max_new_tokens=tokens), torch.Generator().manual_seed(0))
     for row, length in enumerate((tokens, 1, 5, tokens - 1)):
         rollout.response_mask[row, length:] = 0
-        rollout.attention_mask[row, -tokens + length :] = 0 if length < tokens else 1
+        rollout.attention_mask[row, rollout.tokens.shape[1] - tokens + length :] = 0
     return rollout
 
 
@@ -55,7 +67,12 @@ def test_statistics_are_those_of_the_plain_path(
 
 
 def gradients(
-    policy: Policy, rollout: Rollout, distribution: Distribution, with_entropy: bool, recompute: bool
+    policy: Policy,
+    rollout: Rollout,
+    distribution: Distribution,
+    with_entropy: bool,
+    recompute: bool,
+    lower: Lower | None = None,
 ) -> dict[str, Tensor]:
     """Of a loss in which log-probabilities, entropies and values all count, and each token differently."""
     weights = torch.randn(3, rollout.response_mask.numel(), generator=torch.Generator().manual_seed(3))
@@ -67,11 +84,14 @@ def gradients(
 
     policy.backward(
         rollout.tokens, rollout.attention_mask, rollout.response_mask, distribution, loss, with_entropy=with_entropy,
-        recompute=recompute,
+        recompute=recompute, lower=lower,
     )  # fmt: skip
-    found = {name: policy.weight_of(p).working.grad.clone() for name, p in policy.named_parameters()}  # type: ignore[union-attr]
-    for parameter in policy.parameters():
-        policy.weight_of(parameter).working.grad = None
+    named = dict(policy.named_parameters())
+    weights = policy.weights_of(list(named.values()))
+    gathered = zip(named, (weight.working.grad for weight in weights), strict=True)
+    found = {name: gradient.float().clone() for name, gradient in gathered if gradient is not None}
+    for weight in weights:
+        weight.working.grad = None
     return found
 
 
@@ -95,6 +115,35 @@ def test_gradients_are_those_of_autograd(
     plain = gradients(policy, rollout, distribution, with_entropy, recompute=False)
     assert same(fast, plain, 2e-5)
     assert same(again, fast, 1e-6)
+
+
+def test_long_rows_attend_in_another_way_to_the_same_end(
+    family: LanguageModel, monkeypatch: pytest.MonkeyPatch, plainly: Callable[[], None]
+) -> None:
+    """As if four tokens were long: fused attention, with shared key heads, and back through it."""
+    monkeypatch.setattr(packing, "SHORT", 4)
+    rollout, policy = made(family), Policy(family)
+    columns = (rollout.tokens, rollout.attention_mask, rollout.response_mask)
+    fast = policy.statistics(*columns, Distribution()).logprobs
+    found = gradients(policy, rollout, Distribution(), False, False)
+    plainly()
+    assert torch.allclose(fast, policy.statistics(*columns, Distribution()).logprobs, atol=1e-4)
+    assert same(found, gradients(policy, rollout, Distribution(), False, False), 2e-5)
+
+
+def test_gradients_in_bf16_point_where_those_in_fp32_do(family: LanguageModel) -> None:
+    """The copies, the logits turned into their gradient, embeddings tied or not: direction and length of each gradient."""
+    half = dataclasses.replace(family, bf16=True)
+    rollout = made(family)
+    exact = gradients(Policy(family), rollout, Distribution(), True, False)
+    rounded = gradients(Policy(half), rollout, Distribution(), True, False)
+    assert exact.keys() == rounded.keys()
+    for name, gradient in exact.items():
+        if gradient.norm() < 1e-3 * max(each.norm() for each in exact.values()):
+            continue  # lost in the rounding of what it is made of: the key biases, whose gradient is 0
+        cosine = torch.nn.functional.cosine_similarity(gradient.flatten(), rounded[name].flatten(), dim=0)
+        assert cosine > 0.99, name
+        assert rounded[name].norm() / gradient.norm() == pytest.approx(1, abs=0.05), name
 
 
 def test_rows_at_a_time_change_nothing(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,30 +202,63 @@ def test_bf16_is_unbiased(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) 
     assert errors.std() < 1.5 * plain.std()
 
 
-def test_a_change_from_outside_is_seen(tiny: LanguageModel) -> None:
-    """Another trainer's optimiser, or a checkpoint: the bf16 copies follow."""
+@pytest.mark.parametrize("way", ["in place", "fused optimiser", "data", "another parameter"])
+def test_a_change_from_outside_is_seen(tiny: LanguageModel, way: str) -> None:
+    """A checkpoint, another trainer's optimiser, a parameter put in the place of another: the bf16 copies follow."""
     half = dataclasses.replace(tiny, bf16=True)
-    rollout = made(half)
+    rollout, module = made(half), half.model.transformer.h[0].mlp.c_fc
     columns = (rollout.tokens, rollout.attention_mask, rollout.response_mask)
     before = token_statistics(half, *columns, Distribution()).logprobs
+    change = 0.1 * torch.randn_like(module.weight)
     with torch.no_grad():
-        half.model.transformer.h[0].mlp.c_fc.weight.add_(0.1 * torch.randn_like(half.model.transformer.h[0].mlp.c_fc.weight))
+        if way == "in place":
+            module.weight.add_(change)
+        elif way == "data":
+            module.weight.data = module.weight.data + change
+        elif way == "another parameter":
+            module.weight = torch.nn.Parameter(module.weight + change)
+        else:
+            module.weight.grad = torch.randn_like(module.weight)
+            torch.optim.AdamW([module.weight], lr=0.1, fused=True).step()
+    half.has_changed()
     after = token_statistics(half, *columns, Distribution()).logprobs
-    fresh = dataclasses.replace(half.frozen_copy())
     assert not torch.allclose(before, after, atol=1e-2)
-    assert torch.equal(after, token_statistics(fresh, *columns, Distribution()).logprobs)
+    assert torch.equal(after, token_statistics(half.frozen_copy(), *columns, Distribution()).logprobs)
 
 
 def test_what_the_engine_does_not_know_goes_the_plain_path(tiny: LanguageModel) -> None:
     model = tiny.model
     assert engine_of(model, False) is not None
-    hook = model.transformer.h[1].register_forward_hook(lambda *_: None)
-    assert engine_of(model, False) is None
-    hook.remove()
+    for hook, does in ((lambda *_: None, False), (count_positions, True)):
+        handle = model.transformer.h[1].register_forward_pre_hook(hook)
+        assert (engine_of(model, False) is not None) == does
+        handle.remove()
     assert engine_of(model, False) is not None
     add_adapters(tiny, 2, 4, [])
     assert engine_of(tiny.model, False) is None
     assert engine_of(torch.nn.Linear(2, 2), False) is None
+
+
+SMALL = {"vocab_size": 32, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 2}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+SMALL_GPT2 = {"vocab_size": 32, "n_embd": 8, "n_layer": 1, "n_head": 2}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4)),
+        lambda: LlamaForCausalLM(LlamaConfig(**SMALL, hidden_act="tanh")),
+        lambda: LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters=DYNAMIC)),
+        lambda: GPT2LMHeadModel(GPT2Config(**SMALL_GPT2, reorder_and_upcast_attn=True)),
+        lambda: GPT2LMHeadModel(GPT2Config(**SMALL_GPT2, add_cross_attention=True)),
+        lambda: GPT2LMHeadModel(GPT2Config(**SMALL_GPT2, activation_function="tanh")),
+        lambda: MistralForCausalLM(MistralConfig(**SMALL)),
+    ],
+)
+def test_a_setting_the_engine_does_not_know_is_not_ignored(model: Callable[[], PreTrainedModel]) -> None:
+    assert engine_of(model(), False) is None
 
 
 def test_the_reference_gives_up_what_nobody_reads(tiny: LanguageModel) -> None:
@@ -208,6 +290,9 @@ def test_frozen_layers_are_computed_once(tiny: LanguageModel, monkeypatch: pytes
     assert torch.allclose(policy.statistics(*columns, Distribution(), lower).logprobs, whole, atol=1e-5)
     assert torch.allclose(token_statistics(reference, *columns, Distribution(), lower).logprobs, whole, atol=1e-5)
     assert computed == [3, 4, 3, 4]
+    from_above = gradients(policy, rollout, Distribution(), True, False, lower)
+    assert same(from_above, gradients(policy, rollout, Distribution(), True, False), 1e-5)
+    assert not any(".h.2." in name for name in from_above)
 
 
 def test_adam_is_torchs_own(tiny: LanguageModel) -> None:
@@ -232,7 +317,7 @@ def test_gradients_are_clipped_to_a_norm_and_copies_follow_the_weights(tiny: Lan
     policy = Policy(half)
     optimizer = make_optimizer(policy, PPOConfig(lr=1e-3))
     gradients(policy, made(half), Distribution(), False, False)  # makes the copies and clears their gradients
-    weights = [policy.weight_of(parameter) for parameter in policy.model.parameters()]
+    weights = policy.weights_of(list(policy.model.parameters()))
     for weight in weights:
         weight.working.grad = torch.randn_like(weight.working)
     norm = torch.stack([weight.working.grad.double().norm() for weight in weights]).norm().item()  # type: ignore[union-attr]

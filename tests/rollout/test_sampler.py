@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrl.config import RolloutConfig
-from llmrl.errors import UserError
+from llmrl.errors import RunError, UserError
 from llmrl.models.load import LanguageModel
 from llmrl.models.policy import Policy
 from llmrl.prompts import Prompt
@@ -87,6 +87,34 @@ def test_drawing_follows_the_distribution() -> None:
 def test_what_has_no_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(10_000, 5)
     assert set(choose(logits, torch.rand(10_000, generator=generator(), dtype=torch.float64))[0].tolist()) == {1, 3}
+
+
+def test_drawing_from_a_large_vocabulary() -> None:
+    """Several blocks and a rest: the tokens that the whole cumulative sum gives, and a chi-squared test of 60,000 draws."""
+    logits = torch.randn(1000, generator=generator(1))
+    uniform = torch.rand(60_000, generator=generator(), dtype=torch.float64)
+    draws, _ = choose(logits.expand(60_000, -1), uniform)
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    by_hand = torch.searchsorted(cumulative, uniform, right=True)
+    assert (draws != by_hand).float().mean() < 1e-3  # fp32 probabilities: a number on the edge may fall to the neighbour
+    assert (draws - by_hand).abs().max() <= 1
+    expected = 60_000 * logits.softmax(-1).double().numpy()
+    counts = np.bincount(draws.numpy(), minlength=1000)
+    assert ((counts - expected) ** 2 / expected).sum() < 1142  # 99.9 % quantile at 999 degrees of freedom
+
+
+def test_logits_that_are_no_numbers_are_said() -> None:
+    with pytest.raises(RunError, match=r"its weights have diverged; try a lower ppo.lr"):
+        choose(torch.tensor([[0.0, float("nan"), 1.0]]), torch.rand(1, dtype=torch.float64))
+
+
+def test_top_p_cuts_bf16_logits_where_it_cuts_fp32_ones() -> None:
+    """Logits as low as GPT-2's, at which bf16 has steps of a quarter: the sums must not be made in it."""
+    logits = (torch.randn(4, 2000, generator=generator(2)) * 2 - 60).bfloat16()
+    for config in (RolloutConfig(top_p=0.95), RolloutConfig(top_k=50, top_p=0.95)):
+        kept = [truncate(each, config).isfinite() for each in (logits, logits.float())]
+        assert torch.equal(*kept)
+        assert 1 < kept[0].sum() < kept[0].numel()
 
 
 @settings(max_examples=60)
