@@ -49,8 +49,8 @@ def test_logits_are_those_of_the_plain_path(family: LanguageModel, bf16: bool) -
 def test_the_plain_path_drops_rows_of_any_cache(tiny: LanguageModel) -> None:
     """A model whose layers keep convolutions beside keys and values: the rows that go on say what they said alone."""
     config = Lfm2Config(
-        vocab_size=4096, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        layer_types=["conv", "full_attention", "conv", "full_attention"],
+        vocab_size=4096, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention", "conv", "full_attention"],
     )  # fmt: skip
     torch.manual_seed(0)
     language_model = dataclasses.replace(tiny, model=Lfm2ForCausalLM(config).eval())
