@@ -55,7 +55,7 @@ def run(trainer: str, seed: int, model: str, steps: int, folder: Path) -> dict:
     return {
         "trainer": trainer, "seed": seed, "command": " ".join(["python -m llmrl.train", *words]), "looks": looks,
         "step_seconds": step_seconds, "precision": record["precision"], "threads": record["threads"],
-        "versions": record["versions"],
+        "versions": record["versions"], "commit": record["commit"],
         **{key: evaluation[key] for key in ("samples", "base_reward", "trained_reward", "difference", "verdict", "kl")},
         "base": evaluation["base"], "trained": evaluation["trained"],
     }  # fmt: skip
@@ -99,6 +99,14 @@ def means(runs: list[dict], trainer: str) -> str:
     )
 
 
+def commits(runs: list[dict]) -> str:
+    """Which, and of whom where they differ."""
+    by_commit: dict[str, set[str]] = {}
+    for each in runs:
+        by_commit.setdefault(str(each["commit"])[:7], set()).add(each["trainer"])
+    return ", ".join(f"{commit} ({', '.join(sorted(who))})" for commit, who in by_commit.items())
+
+
 def render(runs: list[dict]) -> str:
     first = runs[0]
     commands = "\n".join(f"- `{each['command']}`" for each in runs if each["seed"] == first["seed"])
@@ -108,7 +116,7 @@ def render(runs: list[dict]) -> str:
         "passes, learning rate 2e-5 falling to 0, clip range 0.2; GRPO and RLOO take eight responses to each of four prompts, "
         "PPO one to each of 32. None was tuned for this table. PPO is llmrl's own; GRPO and RLOO are TRL's, driven by llmrl. "
         f"{machine()['processors']} processors, {first['threads']} threads, products in {first['precision']}, torch "
-        f"{first['versions']['torch']}, transformers {first['versions']['transformers']}.\n\n"
+        f"{first['versions']['torch']}, transformers {first['versions']['transformers']}; made at commit {commits(runs)}.\n\n"
         "Mean over seeds, after all responses:\n\n"
         "| trainer | held-out reward | difference to base, by seed | KL, nats per response | median seconds of a step |\n"
         f"| --- | --- | --- | --- | --- |\n{chr(10).join(means(runs, name) for name in TRAINERS)}\n\n"
