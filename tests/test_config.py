@@ -129,3 +129,22 @@ def test_what_may_differ_when_a_run_goes_on() -> None:
     for word in ("evaluation.seed=5", "evaluation.batch_size=8", "ppo.lr=0.5", "reward.no_repeat.fill=0.5", "trainer.steps=3"):
         key, value = word.split("=")
         assert first_difference(config, composed("train", word))[::2] == (key, float(value)), word
+
+
+SECTIONS = [PPOConfig, RolloutConfig, TrainerConfig, EvaluationConfig, GRPOConfig, RLOOConfig, SFTConfig, TrackerConfig]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "kind"),
+    [
+        (section, item.name, item.type)
+        for section in SECTIONS
+        for item in fields(section)
+        if str(item.type).startswith(("int", "float", "<class 'int", "<class 'float"))
+    ],
+)  # fmt: skip
+def test_no_number_may_be_negative_nor_no_number(section: type, name: str, kind: object) -> None:
+    """Every number of every section has a range; the message names it."""
+    for value in (-1, float("nan")) if "float" in str(kind) else (-1,):
+        with pytest.raises(UserError, match=rf"\.{name}="):
+            section(**{name: value})

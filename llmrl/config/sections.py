@@ -96,6 +96,8 @@ class RolloutConfig:
         self.stop = [text.replace("\\n", "\n").replace("\\t", "\t") for text in self.stop]  # as a shell hands them over
         if any(not text for text in self.stop):
             raise UserError("rollout.stop holds an empty text, which would end every response at once")
+        if self.engine is RolloutEngine.llmrl and not self.vllm_eager:
+            raise UserError("rollout.vllm_eager is for rollout=vllm")
         if self.engine is RolloutEngine.vllm and self.stop:
             raise UserError("rollout.stop is not for rollout=vllm; use rollout=sample, or responses that end by a token")
         if self.include_stop and not self.stop:

@@ -191,6 +191,14 @@ class Policy(nn.Module):
         found = [engine.weights.of(parameter) if engine is not None else None for parameter in parameters]
         return [weight or Weight(parameter, parameter) for weight, parameter in zip(found, parameters, strict=True)]
 
+    def _layers(self) -> list[GradientCheckpointingLayer]:
+        return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def refuse_if_layers_are_hidden(self) -> None:
+        """Raises UserError for a model with no layers that can be computed again."""
+        if not self._layers():
+            raise UserError(f"ppo.gradient_checkpointing: model {self.language_model.name!r} has no layers that can do it")
+
     @contextmanager
     def checkpointing(self, enabled: bool) -> Iterator[None]:
         """Inside, passes with gradients keep only what enters each layer and compute the rest again going backwards.
@@ -198,9 +206,7 @@ class Policy(nn.Module):
         transformers would do so in training mode alone, and make the embeddings' output want a gradient. So the flags are set
         here, on each layer that can be computed again and not on the modules in it: dropout stays off, a frozen trunk frozen.
         """
-        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        if enabled and not layers:
-            raise UserError(f"ppo.gradient_checkpointing: model {self.language_model.name!r} has no layers that can do it")
+        layers = self._layers()
         try:
             for layer in layers if enabled else []:
                 layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]

@@ -23,9 +23,10 @@ from llmrl.errors import RunError, UserError
 from llmrl.models.policy import Policy
 from llmrl.ppo.kl_control import KLController
 from llmrl.ppo.running import RunningStatistics
+from llmrl.ppo.streams import restore_shared_streams, shared_streams
 from llmrl.ppo.update import SkippedUpdates
 
-FORMAT = 2
+FORMAT = 3
 
 
 class DamagedError(UserError):
@@ -85,9 +86,8 @@ def save_checkpoint(
         }
         save_file(_trained(policy), temporary / "policy.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
-        save_file(
-            {name: generator.get_state() for name, generator in progress.generators.items()}, temporary / "random.safetensors"
-        )
+        streams = {name: generator.get_state() for name, generator in progress.generators.items()}
+        save_file(streams | shared_streams(), temporary / "random.safetensors")
         _write_json(temporary / "state.json", _record(progress, state["param_groups"], settings))
         _write_json(temporary / "manifest.json", {path.name: _digest(path) for path in sorted(temporary.iterdir())})
         readable = (temporary / "state.json").stat().st_mode  # safetensors makes its files readable to their owner alone
@@ -113,8 +113,9 @@ def load_checkpoint(
     Raises DamagedError if a file can't be read or has changed, UserError if it is of another model, config or a newer version.
     """
     record, (weights, moments, streams) = _read(path)
-    if record["format"] > FORMAT:
-        raise UserError(f"checkpoint {path} was made by a newer llmrl (format {record['format']}, this one reads {FORMAT})")
+    if record["format"] != FORMAT:
+        age = "a newer" if record["format"] > FORMAT else "an older"
+        raise UserError(f"checkpoint {path} was made by {age} llmrl (format {record['format']}, this one reads {FORMAT})")
     if found := first_difference(record["settings"], settings):
         key, then, now = found
         raise UserError(f"checkpoint {path} was made with {key}={then}, the config says {now}: the run can't go on from it")
@@ -127,6 +128,7 @@ def load_checkpoint(
     optimizer.load_state_dict({"state": state, "param_groups": record["param_groups"]})
     for name, generator in progress.generators.items():
         generator.set_state(streams[name])
+    restore_shared_streams(streams)
     for name in PLAIN:
         setattr(progress, name, record[name])
     progress.kl_control.coef = record["kl_coef"]

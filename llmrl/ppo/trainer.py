@@ -16,6 +16,7 @@ from llmrl.ppo.experience import Experience, make_experience
 from llmrl.ppo.health import Health
 from llmrl.ppo.kl_control import KLController
 from llmrl.ppo.masked import masked_mean
+from llmrl.ppo.streams import restore_shared_streams, shared_streams
 from llmrl.ppo.update import SkippedUpdates, learning_rate_factor, make_optimizer, update
 from llmrl.prompts import Prompt
 from llmrl.rewards import Scores, score
@@ -38,6 +39,8 @@ class PPOTrainer:
         self.config = workbench.config
         self.ppo: PPOConfig = workbench.config.ppo
         self.policy = Policy(workbench.language_model, self.ppo.value_head)
+        if self.ppo.gradient_checkpointing:
+            self.policy.refuse_if_layers_are_hidden()
         self.optimizer = make_optimizer(self.policy, self.ppo)
         self.distribution = Distribution.of(workbench.language_model, self.config.rollout)
         self.progress = Progress(
@@ -82,6 +85,8 @@ class PPOTrainer:
             try:
                 load_checkpoint(path, self.policy, self.optimizer, self.progress, self.bench.settings)
                 self._saved = self.progress.step
+                for damaged in found[:number]:  # they would count as the newest ones that are kept
+                    damaged.rename(damaged.with_name(f"damaged-{damaged.name}"))
                 break
             except DamagedError as error:
                 if number + 1 == len(found):
@@ -218,9 +223,11 @@ class PPOTrainer:
     def _keeping_state(self) -> Iterator[None]:
         """If a reward breaks off, save the state from before its samples: resuming draws them again from the same numbers."""
         before = {name: generator.get_state() for name, generator in self.progress.generators.items()}
+        shared = shared_streams()
         try:
             yield
         except RunError:
+            restore_shared_streams(shared)
             for name, state in before.items():
                 self.progress.generators[name].set_state(state)
             self._save()

@@ -132,7 +132,9 @@ class WandbTracker:
         )  # fmt: skip
 
     def _folder(self, run: RunFolder) -> str:
-        return os.path.relpath(Path(self._run.dir).parent) if self._run.dir else str(run.path / "wandb")
+        """What `wandb sync` is to be given: a run that was gone on with has a part from each process."""
+        parts = sorted(run.path.glob(f"wandb/offline-run-*-{self._run.id}"))
+        return " ".join(map(os.path.relpath, parts)) if parts else str(run.path / "wandb")
 
     def go_on_after(self, step: int) -> None:
         """What an earlier process logged after `step` comes again with the same figures and is left out. What W&B had not yet

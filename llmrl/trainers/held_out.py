@@ -4,6 +4,7 @@ from statistics import fmean
 
 import torch
 
+from llmrl.ppo.streams import shared_streams_kept
 from llmrl.rewards import score
 from llmrl.rollout import Distribution, response_logprobs, sample
 from llmrl.trainers.protocol import Workbench
@@ -23,6 +24,7 @@ def held_out_reward(bench: Workbench) -> dict[str, float]:
         samples += made.samples(rollout.max_new_tokens)
         own, base = (response_logprobs(each, made, distribution) for each in (bench.language_model, bench.reference))
         kls += (own - base).sum(-1).tolist()
-    scores = score(bench.rewards, samples)
+    with shared_streams_kept(bench.config.evaluation.seed):
+        scores = score(bench.rewards, samples)
     components = {f"eval/{name}": fmean(values) for name, values in scores.components.items()}
     return {"eval/reward": fmean(scores.total), "eval/kl": fmean(kls), **components}

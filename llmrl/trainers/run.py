@@ -20,6 +20,7 @@ from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
 from llmrl.models.load import LanguageModel, fingerprint, load, save
 from llmrl.models.trainable import add_adapters, freeze_trunk, lightened, merged, train_all
+from llmrl.ppo.streams import seed_shared_streams
 from llmrl.prompts import PromptSplit, load_prompts
 from llmrl.registry import TRAINERS
 from llmrl.rollout import check_engine, encode_prompts
@@ -40,7 +41,7 @@ def train(config: TrainConfig) -> int:
         return 0
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    torch.manual_seed(config.seed)
+    seed_shared_streams(config.seed)
     check_tracker(config.tracker)
     check_engine(config.rollout)
     prompts = load_prompts(config.prompts)

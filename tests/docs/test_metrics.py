@@ -4,7 +4,21 @@ import json
 import re
 from pathlib import Path
 
+from llmrl.evaluation.bootstrap import Interval
+from llmrl.evaluation.comparison import Comparison, Texts
 from tests.conftest import ROOT, Command
+
+TEXTS = Texts(1.0, 1.0, 0.0, 1.0, 1.0)
+SOME = Comparison("base", "trained", 1, 1, 0.0, 0.0, Interval(0.0, 0.0, 0.0, "prompts"), "", {}, 0.0, TEXTS, TEXTS, [])
+
+
+def test_every_row_says_what_is_healthy_and_what_to_do() -> None:
+    rows = [line for line in (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert len(rows) > 40
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip().strip("|").split(" | ")]
+        assert len(cells) == 4, row
+        assert all(cells), row
 
 
 def documented() -> set[str]:
@@ -34,5 +48,6 @@ def test_every_metric_is_documented_and_every_documented_one_is_logged(command: 
                 re.sub(r"(?<=/)(no_repeat|end_of_sentence)(?=/|$)|(?<=^trl/).*", "<name>", name) for name in json.loads(line)
             }
     assert logged - documented() == set(), "docs/metrics.md does not name these"
+    logged |= {f"eval/final/{name}" for name in Comparison.headline(SOME)}
     logged.add("rollout/logprob_gap")  # of rollout=vllm, which needs an environment of its own
     assert documented() - logged == set(), "docs/metrics.md names these, but they are not logged"

@@ -232,5 +232,35 @@ def test_wandb_goes_on_without_a_gap_or_a_double_line(command: Command, tmp_path
     assert done.returncode == 0, done.stderr
     logs = list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(logs) == 2
+    assert all(f"run/wandb/{path.parent.name}" in done.stderr.partition("wandb sync")[2] for path in logs)
     rows = sorted(row for path in logs for row in logged_offline(path))
     assert rows == [(kind, step) for kind in ("metrics", "samples") for step in (1, 2, 3, 4)]
+
+
+def test_a_reward_that_draws_random_numbers_goes_on_with_the_same_ones(command: Command, tmp_path: Path) -> None:
+    """Left alone, with looks and without, and gone on with after a failure: the same rewards to the last digit."""
+    reward = (
+        "import os, random\n\nimport numpy\nimport torch\n\ncalls = [0]\n\n\ndef f(sample):\n"
+        "    calls[0] += 1\n"
+        "    if calls[0] == 20 and os.path.exists('armed'):\n"  # within the third of four batches of eight
+        "        os.remove('armed')\n"
+        "        raise ValueError('once')\n"
+        "    return random.random() + numpy.random.random() + float(torch.rand(()))\n"
+    )
+    (tmp_path / "mine.py").write_text(reward, encoding="utf-8")
+    words = ("experiment=debug", "trainer.steps=4", "trainer.checkpoint_every=1", "evaluation.enabled=false")
+    words += ("reward=python", "reward.python.function=mine.py:f")
+    rows = {}
+    for name, more in {"whole": [], "looks": ["trainer.eval_every=1"], "failed": []}.items():
+        if name == "failed":
+            (tmp_path / "armed").touch()
+        done = command("train", *words, *more, f"hydra.run.dir={name}")
+        if name == "failed":
+            assert done.returncode != 0
+            assert not (tmp_path / "armed").exists()
+            done = command("train", "resume=failed")
+        assert done.returncode == 0, done.stderr
+        rows[name] = [row["objective/scores"] for row in metrics(tmp_path / name) if row["step"]]
+    assert len(set(rows["whole"])) == 4
+    assert rows["looks"] == rows["whole"]
+    assert rows["failed"] == rows["whole"]

@@ -291,3 +291,19 @@ def test_the_kl_coefficient_adapts_and_scores_are_normalised(command: Command, t
         assert row["objective/kl_coef"] == pytest.approx(coef, rel=1e-9)
         coef *= 1 + min(max(row["objective/kl"] / 0.5 - 1, -0.2), 0.2) * 8 / 20
     assert coef != 0.05
+
+
+def test_cut_sampling_is_warned_of_and_the_learning_rate_follows_its_schedule(command: Command, tmp_path: Path) -> None:
+    done = command(
+        "train",
+        *SMALL_RUN,
+        "rollout.top_k=5",
+        "trainer.steps=4",
+        "ppo.warmup_steps=2",
+        "ppo.lr=3e-4",
+        "evaluation.enabled=false",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sampling is cut by top-k or top-p, but log-probabilities are those of the full distribution" in done.stdout
+    rates = [row["lr"] for row in lines(tmp_path / "run" / "metrics.jsonl")]
+    assert rates == pytest.approx([1e-4, 2e-4, 3e-4, 1.5e-4])

@@ -1,4 +1,4 @@
-"""Every formula against NumPy in float64 written from its definition, one token at a time; both sides in float64, to 1e-9.
+"""Every formula against NumPy in float64 written from its definition, one token at a time; both sides in float64, most to 1e-9.
 
 Shapes, masks and lengths are drawn by hypothesis: responses of one token and batches of one response are among them.
 """
@@ -11,15 +11,15 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llmrl.config import KLEstimator, PPOConfig, Schedule, ScoreNormalization
+from llmrl.config import KLEstimator, KLPlace, PPOConfig, Schedule, ScoreNormalization
 from llmrl.models.distribution import entropy
 from llmrl.ppo.advantages import gae, token_rewards
-from llmrl.ppo.experience import scaled_scores
+from llmrl.ppo.experience import Experience, scaled_scores
 from llmrl.ppo.kl_control import KLController
 from llmrl.ppo.losses import explained_variance, kl_estimate, policy_loss, value_loss
 from llmrl.ppo.masked import masked_mean, masked_var, whiten
 from llmrl.ppo.running import RunningStatistics
-from llmrl.ppo.update import learning_rate_factor
+from llmrl.ppo.update import learning_rate_factor, token_loss
 from llmrl.rollout import Distribution, token_logprobs
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**31), st.sampled_from(["mixed", "ones", "full"]))
@@ -303,3 +303,36 @@ def test_a_fixed_kl_coefficient_stays() -> None:
 def test_schedules_by_hand(schedule: Schedule, expected: list[float]) -> None:
     config = PPOConfig(lr_schedule=schedule, warmup_steps=2)
     assert [learning_rate_factor(step, 6, config) for step in range(6)] == pytest.approx(expected)
+
+
+@given(shapes, st.sampled_from(list(KLPlace)), st.floats(0, 2), st.floats(0, 2), st.floats(0, 2), st.floats(0.05, 0.5))
+def test_the_loss_is_the_sum_of_its_terms(
+    shape: tuple[int, int, int, str], place: KLPlace, vf_coef: float, entropy_coef: float, kl_coef: float, clip: float
+) -> None:
+    """Clipped policy loss + vf_coef x value loss + kl_coef x k2 where it stands in the loss - entropy_coef x entropy."""
+    mask, (new, old, advantages, values, old_values, returns, reference, entropies) = batch(shape, 8)
+    where = np.flatnonzero(mask)
+    config = PPOConfig(
+        vf_coef=vf_coef, entropy_coef=entropy_coef, clip_range=clip, value_clip_range=2 * clip, kl_place=place,
+        kl_estimator=KLEstimator.k2 if place is KLPlace.loss else KLEstimator.k1,
+    )  # fmt: skip
+    nothing = torch.zeros(mask.shape)
+    part = Experience(
+        tokens=nothing, attention_mask=nothing, response_mask=torch.tensor(mask), logprobs=torch.tensor(old),
+        reference_logprobs=torch.tensor(reference), values=torch.tensor(old_values), entropies=nothing, rewards=nothing,
+        advantages=torch.tensor(advantages), returns=torch.tensor(returns),
+    )  # fmt: skip
+    now = [torch.tensor(each.flatten()[where]) for each in (new, entropies, values)]
+    entropy_now = now[1] if entropy_coef else None
+    loss, figures = token_loss(part, torch.tensor(where), now[0], entropy_now, now[2], config, kl_coef)
+    total = 0.0
+    for b, t in zip(*np.nonzero(mask), strict=True):
+        ratio = np.exp(new[b, t] - old[b, t])
+        total += max(-advantages[b, t] * ratio, -advantages[b, t] * min(max(ratio, 1 - clip), 1 + clip))
+        clipped = min(max(values[b, t], old_values[b, t] - 2 * clip), old_values[b, t] + 2 * clip)
+        total += vf_coef * 0.5 * max((values[b, t] - returns[b, t]) ** 2, (clipped - returns[b, t]) ** 2)
+        if place is KLPlace.loss:
+            total += kl_coef * 0.5 * (new[b, t] - reference[b, t]) ** 2
+        total -= entropy_coef * entropies[b, t]
+    assert loss.item() == pytest.approx(total / len(where), rel=1e-9, abs=1e-9)
+    assert figures["loss"].item() == loss.item()

@@ -9,7 +9,7 @@ import torch
 from llmrl.config import KLEstimator, KLPlace, PPOConfig, RolloutConfig, ValueHead
 from llmrl.errors import RunError, UserError
 from llmrl.models.load import LanguageModel
-from llmrl.models.policy import Policy
+from llmrl.models.policy import Policy, token_statistics
 from llmrl.models.trainable import add_adapters, freeze_trunk, merged, train_all
 from llmrl.ppo.experience import Experience, make_experience
 from llmrl.ppo.update import SkippedUpdates, accumulate, make_optimizer, update
@@ -187,6 +187,60 @@ def test_saving_memory_changes_no_gradient(tiny: LanguageModel, changes: dict, p
     scale = max(float(gradient.abs().max()) for gradient in whole.values())
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5 * scale) for name in whole)
     assert figures == pytest.approx(other_figures, abs=1e-5)
+
+
+@pytest.mark.parametrize("place", ["plain path", "adapters"])
+def test_layers_computed_again_give_the_same_gradient_without_the_engine(
+    tiny: LanguageModel, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "plain path":
+        monkeypatch.setattr(LanguageModel, "engine", property(lambda _: None))
+    rank = 4 if place == "adapters" else 0
+    made = setting(tiny, PPOConfig(batch_size=4, minibatch_size=4, lora_rank=rank))
+    assert tiny.engine is None
+    made.update(made.experience(), lr=1e-3, epochs=1)  # adapters begin at zero, where half of their gradient is, too
+    experience, found = made.experience(), []
+    experience.advantages += 0.3
+    for again in (False, True):
+        made.policy.zero_grad()
+        config = PPOConfig(batch_size=4, minibatch_size=4, lora_rank=rank, gradient_checkpointing=again)
+        accumulate(made.policy, experience, config, made.distribution, 0.0)
+        found.append(gradients(made.policy))
+    assert found[0].keys() == found[1].keys()
+    scale = max(float(gradient.abs().max()) for gradient in found[0].values())
+    assert all(torch.allclose(found[0][name], found[1][name], atol=1e-5 * scale) for name in found[0])
+
+
+def test_left_padding_changes_nothing_however_the_model_is_trained(variant: Setting) -> None:
+    """Each row alone, without its padding, against the batch; after an update, so that policy and reference differ."""
+    variant.update(variant.experience(), lr=1e-3)
+    rollout, distribution = variant.rollout, variant.distribution
+    together = variant.policy.statistics(rollout.tokens, rollout.attention_mask, rollout.response_mask, distribution)
+    base = token_statistics(variant.reference, rollout.tokens, rollout.attention_mask, rollout.response_mask, distribution)
+    assert not torch.allclose(together.logprobs, base.logprobs, atol=1e-3)
+    for row in range(len(PROMPTS)):
+        first = int(rollout.attention_mask[row].argmax())
+        alone = (rollout.tokens[row : row + 1, first:], rollout.attention_mask[row : row + 1, first:])
+        asked = rollout.response_mask[row : row + 1]
+        for whole, part in (
+            (together, variant.policy.statistics(*alone, asked, distribution)),
+            (base, token_statistics(variant.reference, *alone, asked, distribution)),
+        ):
+            assert torch.allclose(whole.logprobs[row], part.logprobs[0], atol=1e-4)
+            if part.values is not None:
+                assert torch.allclose(whole.values[row], part.values[0], atol=1e-4)
+
+
+def test_the_value_head_has_a_learning_rate_of_its_own(tiny: LanguageModel) -> None:
+    for lr, value_lr, moves in ((1e-30, 1e-3, "head"), (1e-3, 1e-30, "model")):
+        made = setting(tiny, PPOConfig(batch_size=4, minibatch_size=4))
+        weights = {"model": made.policy.model.parameters(), "head": made.policy.value_head.parameters()}
+        before = {name: [each.clone() for each in found] for name, found in weights.items()}
+        made.update(made.experience(), lr=lr, value_lr=value_lr, epochs=1)
+        after = {"model": made.policy.model.parameters(), "head": made.policy.value_head.parameters()}
+        for name, found in after.items():
+            changed = max(float((new - old).detach().abs().max()) for new, old in zip(found, before[name], strict=True))
+            assert (changed > 1e-5) == (name == moves), (name, changed)
 
 
 def test_only_what_is_trained_gets_a_gradient(tiny: LanguageModel) -> None:
