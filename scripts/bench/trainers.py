@@ -107,6 +107,17 @@ def commits(runs: list[dict]) -> str:
     return ", ".join(f"{commit} ({', '.join(sorted(who))})" for commit, who in by_commit.items())
 
 
+def about_bases(runs: list[dict]) -> str:
+    """Why the base's reward may not be one number."""
+    if len({each["base_reward"] for each in runs}) == 1:
+        return ""
+    return (
+        "The base's reward is not the same in all rows, as the rows come from two commits whose products round differently, so "
+        "that the same random numbers chose other tokens now and then; each trained model is compared with the base of its own "
+        "row.\n\n"
+    )
+
+
 def render(runs: list[dict]) -> str:
     first = runs[0]
     commands = "\n".join(f"- `{each['command']}`" for each in runs if each["seed"] == first["seed"])
@@ -128,6 +139,7 @@ def render(runs: list[dict]) -> str:
         "random numbers for all. Seconds are sampling, scoring and learning; looks, checkpoints and the final comparison are "
         "left out; they are steps times the median step, of the run in the table and of the trainer in the picture, as the "
         "machine may do other work. Runs alternate between trainers.\n\n"
+        f"{about_bases(runs)}"
         "![held-out reward against samples, seconds and KL](trainers.png)\n"
     )
 
