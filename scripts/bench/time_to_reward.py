@@ -22,6 +22,7 @@ from typing import Any
 
 from speed import CONTESTANTS, SMOLLM2, trl_classic_python
 
+from llmrl import rewards  # noqa: F401  (importing registers them)
 from llmrl.config import read_train_config
 from llmrl.tracking.run_folder import machine
 

@@ -256,24 +256,32 @@ def test_reward_hacking_is_noticed(command: Command, tmp_path: Path) -> None:
     """A reward for the letter a, no KL term and a high learning rate: the score rises, the English goes."""
     (tmp_path / "mine.py").write_text("def f(sample):\n    return sample.response.lower().count('a')\n", encoding="utf-8")
     done = command(
-        "train", "reward=python", "reward.python.function=mine.py:f", "hydra.run.dir=run", "tracker=none", "ppo.lr=1e-3",
-        "ppo.kl_coef=0", "rollout.max_new_tokens=8", "trainer.steps=10", "evaluation.enabled=false", "ppo.epochs=2",
+        "train", "reward=python", "reward.python.function=mine.py:f", "hydra.run.dir=run", "tracker=none", "ppo.lr=4e-4",
+        "ppo.kl_coef=0", "rollout.max_new_tokens=8", "trainer.steps=14", "evaluation.enabled=false", "ppo.epochs=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("likely reward hacking; read samples.jsonl") == 1
 
 
 def test_a_loss_that_is_never_finite_ends_the_run_with_its_last_good_state(command: Command, tmp_path: Path) -> None:
-    """A learning rate that breaks the model: every further step is left out, and what is saved is finite."""
+    """Returns so large that their squares are no numbers: every step is left out, and what is saved is the model it was."""
     done = command(
-        "train", *SMALL_RUN, "ppo.lr=1e30", "trainer.steps=9", "ppo.max_skipped_updates=3", "trainer.checkpoint_every=1"
-    )
+        "train", *SMALL_RUN, "ppo.score_scale=1e-38", "trainer.steps=9", "ppo.max_skipped_updates=3",
+        "trainer.checkpoint_every=1",
+    )  # fmt: skip
     line = refused(done)
     assert "optimiser steps in a row had a loss or gradient that is not finite" in line
     assert "resume=run" in line
     assert record(tmp_path / "run")["status"] == "failed"
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert all(tensor.isfinite().all() for tensor in load_file(newest / "policy.safetensors").values())
+
+
+def test_weights_that_have_diverged_are_said(command: Command, tmp_path: Path) -> None:
+    """A learning rate that breaks the model in its first step: nothing can be sampled in the second."""
+    line = refused(command("train", *SMALL_RUN, "ppo.lr=1e30"))
+    assert "probabilities are no numbers any more: its weights have diverged; try a lower ppo.lr" in line
+    assert record(tmp_path / "run")["status"] == "failed"
 
 
 def test_the_kl_coefficient_adapts_and_scores_are_normalised(command: Command, tmp_path: Path) -> None:
