@@ -125,8 +125,31 @@ def _work(name: str, title: str, parts: Found) -> list[str]:
             f"llmrl's update makes {update / 1e9:.0f} GFLOP/s, {update / peak:.0%} of the bf16 peak; its rollout "
             f"{rollout / 1e9:.0f}, {rollout / peak:.0%}. Counted: 2 for each weight and token going forward, 4 going backward; "
             "attention's own products and the optimiser are not.",
+            "",
+            _what_limits(figures, part["found"], peak),
         ]  # fmt: skip
     return [*lines, ""]
+
+
+def _what_limits(figures: Found, found: Found, peak: float) -> str:
+    """What a round can't do without, at the measured peak; and what memory it can't do without."""
+    scored = 2 * rollout_flops(figures)  # policy and reference read the batch once each
+    total = update_flops(figures) + scored + rollout_flops(figures)
+    bound = total / peak
+    text = (
+        f"A round's products are {total / 1e12:.2f} TFLOP, {bound:.2f} s at the peak; llmrl takes {figures['seconds']:.2f} s, "
+        f"{bound / figures['seconds']:.0%} of the peak from end to end."
+    )
+    peer = found.get("TRL 0.11.3 PPO, minibatch 1")
+    if peer:
+        needed = peer["seconds"] / 8
+        text += f" Eight times TRL 0.11.3 would be {needed:.2f} s, {bound / needed:.0%} of the peak throughout."
+    parameters = figures["trunk_parameters"] + figures["head_parameters"]
+    text += (
+        f" Memory: weights and both of Adam's moments in fp32 are {12 * parameters / GB:.2f} GB, the bf16 copy, its gradient and the "
+        f"reference {6 * parameters / GB:.2f} GB, the libraries about 0.4 GB."
+    )
+    return text
 
 
 def _rollout(part: Found) -> list[str]:
