@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmrl.engine.families import Attend, Family, Inner, Layer, Linear, Several
+from llmrl.engine.families import Angles, Attend, Family, Heads, Inner, Layer, Linear
+from llmrl.engine.layers import rotary
 from llmrl.engine.packing import attend_within, pack_prompts
 
 
@@ -38,33 +39,69 @@ class _Prepacked:
     then: tuple[str, str] = ("none", "")  # an activation, and which way to compute it
 
     @classmethod
-    def of(cls, linears: Sequence[Linear], rows: int) -> "_Prepacked":
-        """For products with about `rows` rows."""
+    def of(cls, linears: Sequence[Linear]) -> "_Prepacked":
         matrix = torch.cat([each.matrix for each in linears]) if len(linears) > 1 else linears[0].matrix
         biases = [each.bias.working for each in linears if each.bias is not None]
-        laid_out = torch.ops.mkldnn._reorder_linear_weight(matrix.detach(), rows)
-        return cls(laid_out, torch.cat(biases).detach() if biases else None)
+        weight = torch.ops.mkldnn._reorder_linear_weight(matrix.detach())
+        return cls(weight, torch.cat(biases).detach() if biases else None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then[0], [], self.then[1])
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, self.then[0], [], self.then[1])
 
 
-def _prepacked_layer(layer: Layer, rows: int) -> Layer:
-    qkv, out, inner, down = layer.qkv, layer.out, layer.inner, layer.down
-    assert isinstance(qkv, Several)
+@dataclass
+class _PrepackedHeads:
+    """Queries, keys and values as one product, queries and keys turned as one."""
+
+    product: _Prepacked
+    counts: tuple[int, int, int]  # heads of q, k and v
+    head_width: int
+
+    def __call__(self, x: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor, Tensor]:
+        heads, (queries, keys, values) = self.product(x).view(len(x), -1, self.head_width), self.counts
+        if angles is None:
+            q, k, v = heads.split(self.counts, 1)
+            return q, k, v
+        turned = rotary(heads[:, : queries + keys], *angles)
+        return turned[:, :queries], turned[:, queries:], heads[:, queries + keys :]
+
+
+def _prepacked_layer(layer: Layer) -> Layer:
+    heads, out, inner, down = layer.heads, layer.out, layer.inner, layer.down
+    assert isinstance(heads, Heads)
     assert isinstance(out, Linear)
     assert isinstance(inner, Inner)
     assert isinstance(down, Linear)
-    joined, up = _Prepacked.of(qkv.linears, rows), _Prepacked.of(inner.up.linears, rows)
+    q, k, v = (width // heads.head_width for width in heads.products.widths)
+    up = _Prepacked.of(inner.up.linears)
     if len(inner.up.widths) == 1 and inner.activation in _THEN:
         up.then = _THEN[inner.activation]
         activated: Callable[[Tensor], Tensor] = up
     else:
         activated = lambda x: inner.activated(up(x).split(inner.up.widths, -1))  # noqa: E731
     return replace(
-        layer, qkv=lambda x: joined(x).split(qkv.widths, -1), out=_Prepacked.of([out], rows), inner=activated,
-        down=_Prepacked.of([down], rows),
+        layer, heads=_PrepackedHeads(_Prepacked.of(heads.products.linears), (q, k, v), heads.head_width),
+        out=_Prepacked.of([out]), inner=activated, down=_Prepacked.of([down]),
     )  # fmt: skip
+
+
+@dataclass
+class LaidOut:
+    """A model's weights as decoding reads them, at the versions they had."""
+
+    family: Family
+    head: Callable[[Tensor], Tensor]
+    versions: list[int]
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, family: Family, versions: list[int]) -> "LaidOut":
+        head = Linear(family.head)
+        if not _can_prepack(family.head.working):
+            return cls(family, head, versions)
+        return cls(
+            replace(family, layers=[_prepacked_layer(layer) for layer in family.layers]), _Prepacked.of([head]), versions
+        )
 
 
 BLOCK = 32
@@ -72,11 +109,10 @@ BLOCK = 32
 
 
 class Decoder:
-    """Logits of the next token of B rows, again and again. Reads the weights as they are when it is made."""
+    """Logits of the next token of B rows, again and again."""
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
-        self._head: Callable[[Tensor], Tensor] = Linear(family.head)
+    def __init__(self, weights: LaidOut) -> None:
+        self.family, self._head = weights.family, weights.head
         self._keys: list[Tensor] = []  # a layer each, [B * G, C, head width]
         self._values: list[Tensor] = []
         self._hidden = torch.empty(0)  # [B * G, 1, C], -inf where there is padding or nothing yet
@@ -85,7 +121,18 @@ class Decoder:
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-        """tokens, attention_mask [B, P], padded on the left -> logits [B, V] of what comes after them."""
+        """tokens, attention_mask [B, P], padded on the left -> logits [B, V] of what comes after them.
+
+        Prompts that stand in several rows are read once.
+        """
+        prompts, row = torch.stack([tokens, attention_mask], 1).unique(dim=0, return_inverse=True)
+        if len(prompts) == len(tokens):
+            return self._read(tokens, attention_mask)
+        logits = self._read(prompts[:, 0], prompts[:, 1])
+        self.keep(row)
+        return logits[row]
+
+    def _read(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         family, (rows, width) = self.family, tokens.shape
         like, packed = family.head.working, pack_prompts(tokens, attention_mask)
         self._written, self._lengths = width, attention_mask.sum(-1)
@@ -104,11 +151,7 @@ class Decoder:
                     cache[number][row + head, column] = new[:, head]
             return attend_within(packed, q, k, v, family.scales[number])
 
-        logits = self._logits(packed.ids, packed.positions, attend, packed.predicting)
-        if _can_prepack(like):
-            self.family = replace(family, layers=[_prepacked_layer(layer, rows) for layer in family.layers])
-            self._head = _Prepacked.of([Linear(family.head)], rows)
-        return logits
+        return self._logits(packed.ids, packed.positions, attend, packed.predicting)
 
     @torch.inference_mode()
     def step(self, new: Tensor) -> Tensor:
@@ -117,9 +160,9 @@ class Decoder:
         self._written += 1
         if self._written > self._hidden.shape[-1]:
             more = _blocks(self._written) - self._hidden.shape[-1]
-            self._keys, self._values = (
-                [F.pad(each, (0, 0, 0, more)) for each in cache] for cache in (self._keys, self._values)
-            )
+            for cache in (self._keys, self._values):
+                for number, each in enumerate(cache):  # one at a time: a layer's old place is the next one's new
+                    cache[number] = F.pad(each, (0, 0, 0, more))
             self._hidden = F.pad(self._hidden, (0, more), value=-torch.inf)
         self._hidden[:, :, self._written - 1] = 0
         return self._logits(new, positions, self._attend, None)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmrl.engine import head
-from llmrl.engine.decode import Decoder
+from llmrl.engine.decode import Decoder, LaidOut
 from llmrl.engine.families import Attend, Family, recognise
 from llmrl.engine.packing import Lower, Packed, attend_within
 from llmrl.engine.weights import WorkingWeights
@@ -63,11 +63,16 @@ class Engine:
     def __init__(self, family: Family, weights: WorkingWeights) -> None:
         self.family = family
         self.weights = weights
+        self._laid_out: LaidOut | None = None  # for decoding; given up by the passes of learning, which need the memory
 
     def decoder(self) -> Decoder:
         """For sampling with the weights as they are now."""
         self.weights.refresh()
-        return Decoder(self.family)
+        versions = [weight.master._version for weight in self.weights]
+        if self._laid_out is None or self._laid_out.versions != versions:
+            self._laid_out = None  # before the next takes as much
+            self._laid_out = LaidOut.of(self.family, versions)
+        return Decoder(self._laid_out)
 
     @torch.no_grad()
     def lower(self, packed: Packed) -> Lower | None:
@@ -110,6 +115,7 @@ class Engine:
 
         The layers that `lower` is of are not computed again.
         """
+        self._laid_out = None
         family, attend, last = self.family, self._attention(packed), len(self.family.layers) - 1
         first = 0 if lower is None else lower.layers
         x = family.embed(packed.ids, packed.positions) if lower is None else lower.packed(packed)

@@ -30,8 +30,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-Products = Callable[[Tensor], Sequence[Tensor]]
-"""x [N, in] -> one [N, out] for each of some linear layers that read the same."""
+Angles = tuple[Tensor, Tensor]
+"""cos and sin [N, 1, head width] of positions; see `rotary`."""
 
 
 @dataclass
@@ -81,6 +81,19 @@ class Inner:
 
 
 @dataclass
+class Heads:
+    """What attention reads: queries, keys and values, cut into heads and turned by their positions where these have angles."""
+
+    products: Several
+    head_width: int
+
+    def __call__(self, x: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, width] -> q [N, heads, head width], k and v [N, key heads, head width]."""
+        q, k, v = (part.unflatten(-1, (-1, self.head_width)) for part in self.products(x))
+        return (q, k, v) if angles is None else (rotary(q, *angles), rotary(k, *angles), v)
+
+
+@dataclass
 class Norm:
     weight: Weight
     bias: Weight | None  # of layer norm; root-mean-square norm has none
@@ -95,7 +108,7 @@ class Norm:
 @dataclass
 class Layer:
     before_attention: Norm
-    qkv: Products
+    heads: Callable[[Tensor, Angles | None], tuple[Tensor, Tensor, Tensor]]
     out: Callable[[Tensor], Tensor]
     before_mlp: Norm
     inner: Callable[[Tensor], Tensor]
@@ -115,23 +128,17 @@ class Family:
     key_heads: int
     head_width: int
     scales: list[float]  # of each layer's attention
-    angles: Callable[[Tensor], tuple[Tensor, Tensor]] | None  # positions [N] -> cos, sin [N, 1, half the head width]
+    angles: Callable[[Tensor], Angles] | None  # of positions [N], where they are not learned
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """[N] -> [N, width] in fp32: what is added up along the layers stays in fp32."""
         x = embedding(ids, self.tokens.working).float()
         return x if self.positions is None else x + embedding(positions, self.positions.working)
 
-    def layer(
-        self, number: int, x: Tensor, angles: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None = None
-    ) -> Tensor:
+    def layer(self, number: int, x: Tensor, angles: Angles | None, attend: Attend, wanted: Tensor | None = None) -> Tensor:
         """x [N, width] -> [N, width]; with `wanted` [M], indices into N, of these rows alone."""
         layer, dtype = self.layers[number], self.head.working.dtype
-        normed = layer.before_attention(x, dtype)
-        q, k, v = (part.unflatten(-1, (-1, self.head_width)) for part in layer.qkv(normed))
-        if angles is not None:
-            q, k = rotary(q, *angles), rotary(k, *angles)
-        attended = attend(number, q, k, v)
+        attended = attend(number, *layer.heads(layer.before_attention(x, dtype), angles))
         if wanted is not None:
             x, attended = x.index_select(0, wanted), attended.index_select(0, wanted)
         x = x + layer.out(attended)
@@ -204,7 +211,8 @@ def _gpt2(model: Any, weights: WorkingWeights) -> Family:
 
     layers = [
         Layer(
-            norm(block.ln_1), Several([linear(block.attn.c_attn)], 3 * [config.n_embd]), linear(block.attn.c_proj),
+            norm(block.ln_1), Heads(Several([linear(block.attn.c_attn)], 3 * [config.n_embd]), config.n_embd // config.n_head),
+            linear(block.attn.c_proj),
             norm(block.ln_2), Inner(Several([linear(block.mlp.c_fc)], [block.mlp.c_fc.nf]), config.activation_function),
             linear(block.mlp.c_proj),
             [weights.read(each) for each in block.parameters()],
@@ -231,16 +239,17 @@ def _llama(model: Any, weights: WorkingWeights) -> Family:
     def norm(module: Any) -> Norm:
         return Norm(weights.norm(module.weight), None, module.variance_epsilon)
 
-    def angles(positions: Tensor) -> tuple[Tensor, Tensor]:
+    def angles(positions: Tensor) -> Angles:
         like = torch.empty(0, dtype=torch.float32, device=positions.device)
         cos, sin = body.rotary_emb(like, positions.unsqueeze(0))
-        half = cos.shape[-1] // 2  # the other half repeats it
-        return cos[0, :, None, :half], sin[0, :, None, :half]
+        half = sin.shape[-1] // 2
+        sin[..., :half].neg_()
+        return cos[0].unsqueeze(1), sin[0].unsqueeze(1)
 
     layers = [
         Layer(
             norm(block.input_layernorm),
-            several(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj),
+            Heads(several(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj), block.self_attn.head_dim),
             linear(block.self_attn.o_proj), norm(block.post_attention_layernorm),
             Inner(several(block.mlp.gate_proj, block.mlp.up_proj), config.hidden_act), linear(block.mlp.down_proj),
             [weights.read(each) for each in block.parameters()],

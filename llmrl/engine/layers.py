@@ -51,6 +51,8 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """x [N, width] in fp32 -> `dtype`; differentiable in x and weight."""
+    if not torch.is_grad_enabled():
+        return F.rms_norm(x, x.shape[-1:], weight, eps).to(dtype)  # the same to the bit
     return _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[return-value]
 
 
@@ -60,9 +62,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    first, second = x[..., :half].float(), x[..., half:].float()
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+    return (x * cos).add_(x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)  # in fp32, as the angles are
 
 
 class _Rotary(torch.autograd.Function):
@@ -78,7 +78,12 @@ class _Rotary(torch.autograd.Function):
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x [N, heads, head width] by the angles [N, 1, half the head width] of its positions (Su et al., RoFormer, 2021)."""
+    """Turn x [N, heads, width] by the angles of its positions (Su et al., RoFormer, 2021).
+
+    cos, sin [N, 1, width] in fp32; those of the first half are repeated in the second, with sin negative in the first.
+    """
+    if not torch.is_grad_enabled():
+        return _rotated(x, cos, sin)
     return _Rotary.apply(x, cos, sin)  # type: ignore[return-value]
 
 

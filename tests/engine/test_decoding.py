@@ -8,6 +8,7 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from llmrl.config import ModelConfig, Precision, RolloutConfig
+from llmrl.engine.packing import pack
 from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt
 from llmrl.rollout import sample
@@ -43,6 +44,44 @@ def test_logits_are_those_of_the_plain_path(family: LanguageModel, bf16: bool) -
             expected = expected[kept]
         new = expected.float().argmax(-1)
         logits, expected = fast.step(new), plain.step(new)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bf16", [False, True])
+def test_prompts_that_stand_in_several_rows_are_read_once(family: LanguageModel, bf16: bool) -> None:
+    """Rows go on by themselves from what they share, and are put in the order they were given in."""
+    language_model = dataclasses.replace(family, bf16=bf16)
+    tokens, mask = (each[[3, 0, 3, 1, 0, 3]] for each in prompts())
+    engine, plain = language_model.engine, PlainDecoder(language_model)
+    assert engine is not None
+    read, fast = [], engine.decoder()
+    fast._read = lambda *given: read.append(len(given[0])) or type(fast)._read(fast, *given)
+    logits, expected = fast.read(tokens, mask), plain.read(tokens, mask)
+    assert read == [3]
+    tolerance = 1e-4 if not bf16 else 0.05 * float(expected.float().std())
+    for new in torch.randint(20, 4000, (3, 6), generator=torch.Generator().manual_seed(1)):
+        assert torch.allclose(logits.float(), expected.float(), atol=tolerance)
+        logits, expected = fast.step(new), plain.step(new)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bf16", [False, True])
+def test_weights_are_laid_out_anew_once_they_have_changed(family: LanguageModel, bf16: bool) -> None:
+    """And not before; passes of learning give them up."""
+    language_model = dataclasses.replace(family, bf16=bf16)
+    tokens, mask = prompts()
+    engine = language_model.engine
+    assert engine is not None
+    before, laid_out = engine.decoder().read(tokens, mask), engine._laid_out
+    assert torch.equal(engine.decoder().read(tokens, mask), before)
+    assert engine._laid_out is laid_out
+    for parameter in language_model.model.parameters():
+        parameter.mul_(1.5)
+    changed = engine.decoder().read(tokens, mask)
+    assert engine._laid_out is not laid_out
+    assert not torch.allclose(changed, before, atol=1e-2)
+    engine.score(pack(tokens, mask, mask[:, 3:]), None)
+    assert engine._laid_out is None
 
 
 @torch.no_grad()
