@@ -58,7 +58,7 @@ class _PrepackedHeads:
     head_width: int
 
     def __call__(self, x: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor, Tensor]:
-        heads, (queries, keys, values) = self.product(x).view(len(x), -1, self.head_width), self.counts
+        heads, (queries, keys, _) = self.product(x).view(len(x), -1, self.head_width), self.counts
         if angles is None:
             q, k, v = heads.split(self.counts, 1)
             return q, k, v
