@@ -1,5 +1,6 @@
 """What every command shares: compose the config, refuse what is wrong in one line, run, and leave with the right status."""
 
+import gc
 import os
 import re
 import sys
@@ -37,6 +38,7 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
 
     0 done; 2 what the person who typed it can mend, in one line; 130 interrupted; anything else raises.
     """
+    gc.set_threshold(50_000)  # a fifth of the time to import torch and transformers would be looking for garbage
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of being printed by Hydra
     statuses: list[int] = []
