@@ -183,6 +183,7 @@ def rollout(rounds: int) -> dict[str, Any]:
         for batch in ("8", "64"):
             contestants = [
                 Contestant("llmrl", ["sampling.py", path, "llmrl", batch, "35"]),
+                Contestant("llmrl, as in training", ["sampling.py", path, "llmrl", batch, "35", "--training"]),
                 Contestant("generate, bf16", ["sampling.py", path, "generate", batch, "35"]),
                 Contestant("generate, fp32", ["sampling.py", path, "generate", batch, "35", "--fp32"]),
                 Contestant("vLLM 0.32, compiled", ["vllm_sampling.py", path, batch, "35"], vllm_python()),
@@ -202,8 +203,9 @@ SCALES = {
 def scaling(rounds: int) -> dict[str, Any]:
     """Every batch at 32 new tokens, and every length at batch 8: one round after the first."""
     found: dict[str, Any] = {}
-    points = [(batch, 32) for batch in (1, 8, 32, 128)] + [(8, length) for length in (16, 128, 384)]
     for name, path in SCALES.items():
+        longest = 384 if name == "tiny" else 512  # as the tiny model holds 512, its prompt included
+        points = [(batch, 32) for batch in (1, 8, 32, 128)] + [(8, length) for length in (16, 128, longest)]
         for batch, length in points:
             words = [
                 "llmrl_ppo.py", path, "smollm2", "--batch", str(batch), "--minibatch", str(min(batch, 16)),

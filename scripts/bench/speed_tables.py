@@ -155,7 +155,8 @@ def _what_limits(figures: Found, found: Found, peak: float) -> str:
 def _rollout(part: Found) -> list[str]:
     lines = [
         "## Sampling alone", "", f"{part['date']}. 35 new tokens, full distribution; tokens per second, and "
-        "what each needs before its first.", "", "| model, batch | contestant | tokens/s | llmrl is faster by | load s | peak GB |",
+        "what each needs before its first. All rows have the same prompt, and the weights stay as they are: llmrl reads the prompt once "
+        "and lays the weights out once. As in training, each row has its own prompt, and the weights are new in every round.", "", "| model, batch | contestant | tokens/s | llmrl is faster by | load s | peak GB |",
         "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for setting, found in part["found"].items():

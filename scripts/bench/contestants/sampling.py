@@ -1,6 +1,9 @@
 """Sampling alone, a batch at each turn: llmrl's engine, or `generate` of transformers. Full distribution, exact lengths.
 
-Usage: sampling.py MODEL {llmrl,generate} BATCH NEW_TOKENS [--fp32]
+Usage: sampling.py MODEL {llmrl,generate} BATCH NEW_TOKENS [--fp32] [--training]
+
+All rows have one prompt, which llmrl reads once, and the weights stay, so that it lays them out once. With --training each row
+has a prompt of its own, and the weights are new in every round.
 """
 
 import argparse
@@ -14,6 +17,7 @@ from turns import take_turns
 from works import PROMPTS
 
 from llmrl.config import ModelConfig, Precision, RolloutConfig
+from llmrl.engine import has_changed
 from llmrl.models.load import load
 from llmrl.prompts import Prompt
 from llmrl.rollout import sample
@@ -25,7 +29,13 @@ def ours(args: argparse.Namespace, texts: list[str]) -> Callable[[], int]:
     language_model.stop_ids = ()  # exactly as many tokens as asked for
     config, prompts = RolloutConfig(max_new_tokens=args.new_tokens), [Prompt(text, id=text) for text in texts]
     generator = torch.Generator().manual_seed(0)
-    return lambda: int(sample(language_model, prompts, config, generator).response_mask.sum())
+
+    def make() -> int:
+        if args.training:
+            has_changed(language_model.model.parameters())
+        return int(sample(language_model, prompts, config, generator).response_mask.sum())
+
+    return make
 
 
 def theirs(args: argparse.Namespace, texts: list[str]) -> Callable[[], int]:
@@ -53,8 +63,9 @@ def main() -> None:
     parser.add_argument("batch", type=int)
     parser.add_argument("new_tokens", type=int)
     parser.add_argument("--fp32", action="store_true")
+    parser.add_argument("--training", action="store_true")
     args = parser.parse_args()
-    texts = [PROMPTS[6]] * args.batch
+    texts = [f"{PROMPTS[6]} {number}" if args.training else PROMPTS[6] for number in range(args.batch)]
     make = ours(args, texts) if args.contestant == "llmrl" else theirs(args, texts)
 
     def one_round() -> dict[str, Any]:
