@@ -15,7 +15,7 @@ train: $(VENV)/.core
 	$(BIN)/python -m llmrl.train experiment=quickstart $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python scripts/fetch_models.py smollm2 distilgpt2-shape --quiet
+	$(BIN)/python scripts/fetch_models.py smollm2 minilm distilgpt2-shape --quiet
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 check: $(VENV)/.dev
@@ -30,10 +30,13 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(PIP) --editable '.[bench]'
-	$(BIN)/python scripts/fetch_models.py smollm2 distilgpt2-shape
+	$(BIN)/python scripts/fetch_models.py
+	$(BIN)/python scripts/fetch_corpus.py
 	$(BIN)/python scripts/bench/speed.py
 	$(BIN)/python scripts/bench/time_to_reward.py --peers
 	$(BIN)/python scripts/bench/vllm_rollout.py
+	$(BIN)/python scripts/bench/retrieval_quality.py
+	$(BIN)/python scripts/bench/retrieval_speed.py
 	$(BIN)/python scripts/bench/tiny_quality.py
 	$(BIN)/python scripts/bench/parity.py
 	$(BIN)/python scripts/bench/kill.py

@@ -17,14 +17,28 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llmrl.config import CONF_DIR, CompareConfig, GenerateConfig, TrainConfig, option_keys, optional_sections, section_type
+from llmrl.config import (
+    CONF_DIR,
+    AskConfig,
+    CompareConfig,
+    EvaluateRetrievalConfig,
+    GenerateConfig,
+    IngestConfig,
+    TrainConfig,
+    option_keys,
+    optional_sections,
+    section_type,
+)
 from llmrl.errors import INTERRUPTED, REFUSED, UserError, one_line
 from llmrl.help import groups, options, show_help
 from llmrl.registry import RETRIEVERS, REWARDS, TRAINERS, did_you_mean
 
 Config = TypeVar("Config")
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "generate": GenerateConfig, "compare": CompareConfig}
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig, "generate": GenerateConfig, "compare": CompareConfig, "ingest": IngestConfig,
+    "retrieval.evaluate": EvaluateRetrievalConfig, "ask": AskConfig,
+}  # fmt: skip
 
 
 HYDRA_FLAGS = {
@@ -63,7 +77,7 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
             return 0
         prepare(command, schema)
         sys.argv[1:] = [_as_meant(word) for word in sys.argv[1:]]
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=command)(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=_config_name(command))(task)()
         return max(statuses, default=0)
     except KeyboardInterrupt as stop:
         if not stop.args:
@@ -78,6 +92,10 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
     finally:
         if not traceback_wanted:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _config_name(command: str) -> str:
+    return command.replace(".", "_")
 
 
 def to_config(raw: DictConfig, schema: type[Config], typed: Sequence[str] = ()) -> Config:
@@ -159,7 +177,7 @@ def prepare(command: str, schema: type) -> None:
     """Make schemas, plug-ins and resolvers known to Hydra, before a config is composed."""
     REWARDS.load_plugins()
     store = ConfigStore.instance().store
-    store(name=f"{command}_schema", node=schema, provider="llmrl")
+    store(name=f"{_config_name(command)}_schema", node=schema, provider="llmrl")
     for registry in (TRAINERS, RETRIEVERS):  # one that a plug-in brought has no file, and can be chosen all the same
         for name in registry.summaries():
             if not (CONF_DIR / registry.kind / f"{name}.yaml").is_file():

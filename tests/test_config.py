@@ -48,9 +48,13 @@ def test_every_choice_composes(choice: str) -> None:
     extra = NEEDS.get(choice, [])
     if choice == "reward=python":
         extra = ["reward.python.function=math:sqrt"]
+    group, _, name = choice.partition("=")
+    if group in ("retriever", "prompting") and name != "none":
+        config = composed("ask", choice, "index=i")
+        assert getattr(config, group).name == name if group == "retriever" else config.prompting.instruction
+        return
     config = composed("train", choice, *extra)
     assert isinstance(config, TrainConfig)
-    group, _, name = choice.partition("=")
     if group == "reward":
         assert list(config.reward) == [name]
 

@@ -11,12 +11,12 @@ from yaml import YAMLError
 
 from llmrl.config.checks import at_least, between
 from llmrl.config.ppo import PPOConfig
+from llmrl.config.retrieval import RetrieverConfig
 from llmrl.config.sections import (
     EvaluationConfig,
     FinalModel,
     ModelConfig,
     PromptsConfig,
-    RetrieverConfig,
     RolloutConfig,
     RolloutEngine,
     TrackerConfig,
@@ -56,6 +56,11 @@ class TrainConfig:
             )
         if all(getattr(reward, "weight", 1) == 0 for reward in self.reward.values()):
             raise UserError("every reward has weight 0: there is nothing to learn from")
+        if self.retriever.name != "none":
+            raise UserError(
+                f"retriever={self.retriever.name} is for llmrl.ingest and llmrl.ask: a training run does not retrieve yet; "
+                "leave it out"
+            )
         self._check_sections()
 
     def _check_sections(self) -> None:
@@ -112,6 +117,50 @@ class GenerateConfig:
         between("seed", self.seed, 0, 2**32 - 1)
         if (self.prompt is None) == (self.file is None):
             raise UserError("give one of prompt= and file=, for example 'prompt=\"Once upon a time\"'")
+
+
+@dataclass
+class PromptingConfig:
+    """How a question and what was found for it become a prompt."""
+
+    instruction: str = ""  # what the model is told to do
+    source: str = "[{number}] {text}"  # each chunk: {number}, {path}, {heading}, {text}
+    question: str = "{question}"  # what comes after the sources: {question}
+    answer: str = ""  # where the model goes on, if it has no chat template
+    nothing_found: str = ""  # stands in place of the sources where there are none
+    chat: bool = True  # use the model's chat template where it has one
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("source", "{text}"), ("question", "{question}")):
+            if wanted not in getattr(self, name):
+                raise UserError(f"prompting.{name} must hold {wanted}")
+
+
+@dataclass
+class AskConfig:
+    """Answer questions from an index, with citations."""
+
+    index: str = MISSING  # a folder made by llmrl.ingest
+    question: Any = None  # quote it twice for the shell: 'question="Why is the sky dark?"'; null: asked for, one after another
+    file: str | None = None  # a file of questions: JSON lines with the key `question`
+    out: str | None = None  # write JSON lines here instead of to the terminal
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
+    prompting: PromptingConfig = field(default_factory=PromptingConfig)
+    greedy: bool = True  # the likeliest token always; off: sampled
+    min_grounded: float = 0.5  # "I don't know" where a smaller share of the answer's words stands in its sources; 0: never
+    batch_size: int = 8  # questions of a file answered at once
+    seed: int = 0  # of sampling
+    threads: int = 0  # processor threads; 0: leave it to torch
+
+    def __post_init__(self) -> None:
+        at_least("batch_size", self.batch_size, 1)
+        at_least("threads", self.threads, 0)
+        between("min_grounded", self.min_grounded, 0, 1)
+        between("seed", self.seed, 0, 2**32 - 1)
+        if self.question is not None and self.file is not None:
+            raise UserError("give one of question= and file=")
 
 
 @dataclass

@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from llmrl.config.checks import above, absolute_if_there, at_least, between, refuse
 from llmrl.errors import UserError
-from llmrl.registry import RETRIEVERS, TRAINERS
+from llmrl.registry import TRAINERS
 
 
 class Precision(Enum):
@@ -193,13 +193,3 @@ class TrackerConfig:
 
     def __post_init__(self) -> None:
         above("tracker.init_timeout", self.init_timeout, 0)
-
-
-@dataclass
-class RetrieverConfig:
-    """Retrieval of context for each prompt."""
-
-    name: str = "none"  # a registered retriever
-
-    def __post_init__(self) -> None:
-        RETRIEVERS.check(self.name)

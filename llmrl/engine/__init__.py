@@ -5,6 +5,7 @@ from llmrl.engine.engine import Engine, engine_of, lighten
 from llmrl.engine.head import Objective
 from llmrl.engine.memory import keep_freed_memory
 from llmrl.engine.packing import Lower, Packed, pack
+from llmrl.engine.prepacked import can_prepack, prepack_linears
 from llmrl.engine.weights import Weight, has_changed
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "Objective",
     "Packed",
     "Weight",
+    "can_prepack",
     "engine_of",
     "has_changed",
     "keep_freed_memory",
     "lighten",
     "pack",
+    "prepack_linears",
 ]

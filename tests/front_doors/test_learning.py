@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.models.load import cache_folder
+from llmrl.models.places import cache_folder
 from tests.conftest import Command
 
 

@@ -54,7 +54,7 @@ class Contestant:
         length, tokenizer = self.work.prompt_tokens, self.language_model.tokenizer
         if length is None:
             return self.work.prompts()
-        texts = [tokenizer.decode(tokenizer(12 * f"{text} ")["input_ids"][:length]) for text in self.work.prompts()]  # type: ignore[index]
+        texts = [tokenizer.decode(tokenizer(24 * f"{text} ")["input_ids"][:length]) for text in self.work.prompts()]  # type: ignore[index]
         assert all(len(tokenizer(text)["input_ids"]) == length for text in texts)  # type: ignore[arg-type]
         return texts
 

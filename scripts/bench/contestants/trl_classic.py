@@ -36,7 +36,7 @@ def main() -> None:
     if work.prompt_tokens is None:
         batch = tokenizer(work.prompts(), return_tensors="pt", padding=True)
     else:
-        longer = [12 * f"{text} " for text in work.prompts()]
+        longer = [24 * f"{text} " for text in work.prompts()]
         batch = tokenizer(longer, return_tensors="pt", truncation=True, max_length=work.prompt_tokens)
 
     def one_round() -> dict[str, Any]:

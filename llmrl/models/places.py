@@ -1,0 +1,114 @@
+"""Where models lie: the hub's cache, the hub, or what `scripts/fetch_models.py` brought. No pickle is fetched."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from llmrl.errors import UserError, one_line
+
+HUB_SECONDS = 4.0
+T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """Where `scripts/fetch_models.py` puts models: $LLMRL_CACHE, or ~/.cache/llmrl."""
+    return Path(os.environ.get("LLMRL_CACHE") or Path.home() / ".cache" / "llmrl") / "models"
+
+
+WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "*.model", "tokenizer*"]
+
+
+def from_hub(name: str, wanted: Sequence[str], kind: str, option: str, ways_out: str, revision: str | None = None) -> Path:
+    """A model's folder: the hub's cached snapshot, else a download of the files `wanted`, else what `fetch_models.py` brought.
+
+    Raises UserError within 10 seconds if the hub does not answer and there is neither; it calls the model a `kind`, names the
+    option, and ends with the `ways_out`.
+    """
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted), local_files_only=True))
+        if _is_whole(folder):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    except HFValidationError:
+        raise UserError(f"{option}={name!r} is neither a folder nor a possible hub name") from None
+    try:
+        info = _within(HUB_SECONDS, lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS))
+    except GatedRepoError:
+        raise UserError(
+            f"{kind} {name!r} asks for its terms to be accepted on its hub page; then log in: hf auth login"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{kind} {name!r} has no revision {revision!r}") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{kind} {name!r} does not exist on the hub, and there is no folder of that name") from None
+    except Exception as error:  # whatever the network does, it is one thing to the person who typed
+        if (fetched := cache_folder() / name.replace("/", "--")).is_dir():
+            return fetched
+        raise UserError(
+            f"{kind} {name!r} is not in the cache and the hub cannot be reached ({type(error).__name__}): {ways_out}"
+        ) from error
+    files = [item.rfilename for item in info.siblings or []]
+    if not any(file.endswith(".safetensors") for file in files):
+        raise UserError(f"{kind} {name!r} has no .safetensors weights on the hub; pickled weights are not read")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))
+    except Exception as error:  # the network again
+        raise UserError(
+            f"{kind} {name!r} could not be downloaded: {one_line(error)[:200]}; the same command goes on"
+        ) from error
+
+
+def place_of(name: str, kind: str, option: str, ways_out: str) -> Path:
+    """The folder that a name means: a path, or a hub name as `from_hub` takes it. Raises UserError."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{option}={name} is no model folder: it has no config.json")
+        return path
+    if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"{option}={name}: there is no such folder")
+    return from_hub(name, WEIGHTS, kind, option, ways_out)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot has its config and all of its weights: a download that broke off leaves a part of them."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        needed = {"model.safetensors"}
+    return (folder / "config.json").is_file() and all((folder / name).is_file() for name in needed)
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """`call()`, or TimeoutError: name look-ups have no time-out of their own."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(call())
+        except BaseException as error:  # handed to the caller below
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not result:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return result[0]

@@ -1,0 +1,6 @@
+"""Documents to chunks to vectors to search to context."""
+
+import logging
+
+for _talks in ("faiss.loader", "sentence_transformers"):  # of every step they take, at the level of information
+    logging.getLogger(_talks).setLevel(logging.WARNING)

@@ -1,0 +1,307 @@
+"""A folder of documents to an index, or an index brought up to date: what has not changed costs nothing."""
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from llmrl.config import IngestConfig, packaged
+from llmrl.errors import UserError, one_line
+from llmrl.registry import RETRIEVERS
+from llmrl.retrieval.chunks import HEADING_JOINT, cut, word_spans
+from llmrl.retrieval.documents import Document, Unreadable
+from llmrl.retrieval.embedder import Embedder
+from llmrl.retrieval.files import flush, sha256_of
+from llmrl.retrieval.manifest import GENERATIONS, Generation, Manifest, checked, current, publish
+from llmrl.retrieval.progress import Progress
+from llmrl.retrieval.readers import document_name, find_files, read
+from llmrl.retrieval.store import FileState, Store, key_of
+from llmrl.retrieval.vectors import build
+from llmrl.retrieval.words import Words
+
+UNFINISHED = ".unfinished"
+JOURNAL = "journal.sqlite"
+WINDOW = 4096
+"""Passages that are sorted by length before they are embedded."""
+PART = 256
+"""Passages that are embedded, and kept in the journal, at a time."""
+HEADING_TOKENS = 40
+"""So many of the tokens an encoder reads are left to the headings above a chunk."""
+
+
+@dataclass
+class Ingested:
+    """What an ingest did."""
+
+    counts: dict[str, int] = field(default_factory=dict)  # files, documents, texts, chunks in the index
+    added: int = 0  # files
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    embedded: int = 0  # chunks that the embedder read
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # file and why nothing of it is in the index
+    seconds: float = 0.0
+
+    @property
+    def is_news(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+
+def ingest(config: IngestConfig, progress: Progress) -> Ingested:
+    """Bring the index up to date with the folder. Raises UserError; whatever happens, the last whole index stays usable."""
+    begun, docs, index = time.perf_counter(), packaged(config.docs), Path(config.index).expanduser()
+    if not docs.is_dir():
+        raise UserError(f"docs={config.docs}: there is no such folder")
+    if index.resolve().is_relative_to(docs.resolve()):
+        raise UserError(f"index={config.index} lies in docs={config.docs}: it would be read as a document; put it elsewhere")
+    with _locked(index):
+        work = _Ingest(config, docs, index, progress)
+        done = work.run()
+    done.seconds = time.perf_counter() - begun
+    return done
+
+
+@contextmanager
+def _locked(index: Path) -> Iterator[None]:
+    index.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(index / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another ingest is at work in {index}; wait for it to end") from None
+
+
+class _Ingest:
+    def __init__(self, config: IngestConfig, docs: Path, index: Path, progress: Progress) -> None:
+        self.config, self.docs, self.index, self.progress = config, docs, index, progress
+        retriever: Any = RETRIEVERS.get(config.retriever.name)
+        self.embedder = Embedder(config.embedder) if retriever.needs_vectors else None
+        self.spans = self.embedder.spans if self.embedder else word_spans
+        self.needs_words = retriever.needs_words
+        self.before = self._before()
+        self.done = Ingested()
+        self.folder = index / GENERATIONS / UNFINISHED
+
+    def run(self) -> Ingested:
+        found = find_files(self.docs)
+        names = {path: document_name(path, self.docs) for path in found.files}
+        states = {names[path]: _state(path) for path in found.files}
+        known = self._known()
+        done = self.done
+        new = [path for path in found.files if names[path] not in known]
+        changed = [p for p in found.files if names[p] in known and known[names[p]].sha256 != states[names[p]].sha256]
+        gone = sorted(known.keys() - states.keys())
+        done.added, done.changed, done.removed = len(new), len(changed), len(gone)
+        done.unchanged = len(found.files) - len(new) - len(changed)
+        done.skipped = list(found.skipped)
+        if not done.is_news and self.before is not None:
+            with closing(Store(self.before.folder / "chunks.sqlite")) as store:
+                self._tell_of_problems(store)
+            return done
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        if self.before is not None:
+            shutil.copyfile(self.before.folder / "chunks.sqlite", self.folder / "chunks.sqlite")
+        with closing(Store(self.folder / "chunks.sqlite", writable=True)) as store:
+            for name in [*gone, *(names[path] for path in changed)]:
+                store.remove_file(name)
+            self._read([(path, names[path], states[names[path]]) for path in [*new, *changed]], store)
+            store.remove_orphans()
+            store.commit()
+            self._tell_of_problems(store)
+            manifest = self._manifest(store)
+            if self.embedder is not None:
+                manifest.neighbours = self._embed(store, self.embedder)
+            if self.needs_words:
+                self.progress.say("indexing words")
+                Words.build(store.passages(), self.config.words).save(self.folder / "words")
+        publish(self.index, self.folder, manifest)
+        (self.index / JOURNAL).unlink(missing_ok=True)
+        return done
+
+    # Before
+
+    def _before(self) -> Generation | None:
+        """The index that is there, if it was made with the same settings. Raises UserError if it was not."""
+        if self.config.rebuild:
+            return None
+        found = current(self.index)
+        if found is None:
+            return None
+        found = checked(self.index)  # what is kept of it was read again
+        then, now = found.manifest.settings(), self._settings().settings()
+        if then != now:
+            key = next(name for name in now if then[name] != now[name])
+            raise UserError(
+                f"index {self.index} was made with {_difference(key, then[key], now[key])}: use the same, or another folder, "
+                "or rebuild=true"
+            )
+        return found
+
+    def _known(self) -> dict[str, FileState]:
+        if self.before is None:
+            return {}
+        with closing(Store(self.before.folder / "chunks.sqlite")) as store:
+            return store.files()
+
+    def _settings(self) -> Manifest:
+        config = self.config
+        words = asdict(config.words) | {"language": config.words.language.value} if self.needs_words else None
+        return Manifest(
+            retriever=config.retriever.name,
+            chunker=asdict(config.chunks) | {"counts": "the embedder's tokens" if self.embedder else "words"},
+            reading=asdict(config.reading),
+            embedder=self.embedder.describe() if self.embedder else None,
+            words=words,
+            neighbours=None,
+            metric="cosine" if self.embedder else None,
+        )
+
+    def _manifest(self, store: Store) -> Manifest:
+        manifest = self._settings()
+        self.done.counts = manifest.counts = store.counts()
+        number = current(self.index)
+        manifest.generation = (number.manifest.generation if number else 0) + 1
+        manifest.made = datetime.now(UTC).isoformat(timespec="seconds")
+        return manifest
+
+    # Reading
+
+    def _read(self, files: Sequence[tuple[Path, str, FileState]], store: Store) -> None:
+        with self.progress.files(len(files)) as step:
+            for path, name, state in files:
+                try:
+                    store.connection.execute("SAVEPOINT file")
+                    self._read_file(path, name, store)
+                    store.touch_file(name, state)
+                except Unreadable as error:
+                    store.connection.execute("ROLLBACK TO file")
+                    store.touch_file(name, FileState(state.sha256, state.size, state.modified_ns, one_line(error)))
+                store.connection.execute("RELEASE file")
+                step(name)
+
+    def _read_file(self, path: Path, name: str, store: Store) -> None:
+        store.touch_file(name, FileState("", 0, 0, None))
+        for document in read(path, name, self.config.reading):
+            text_id, is_new = store.text_id(document.text)
+            store.add_document(name, document, text_id)
+            if is_new:
+                self._add_chunks(text_id, document, store)
+
+    def _add_chunks(self, text_id: int, document: Document, store: Store) -> None:
+        """Chunks, and what of the headings above each fits into the encoder with it."""
+        options, most = self.config.chunks, self.config.chunks.max_tokens
+        limit = self.embedder.most_tokens if self.embedder is not None else None
+        if limit is not None:
+            most = min(most, limit - HEADING_TOKENS if options.headings else limit)
+        overlap = min(options.overlap_tokens, (most - 1) // 2)
+        for chunk in cut(document.text, document.headings, self.spans, most, overlap):
+            text = document.text[chunk.start : chunk.end]
+            titles = list(dict.fromkeys(title for title in [document.title, *chunk.headings] if title))
+            above = [title for title in titles if title not in text] if options.headings else []
+            spare = limit - len(self.spans(text)) if limit is not None else None
+            while above and spare is not None and len(self.spans(HEADING_JOINT.join(above))) > spare:
+                above.pop(0)
+            store.add_chunk(text_id, chunk.start, chunk.end, HEADING_JOINT.join(titles), HEADING_JOINT.join(above), text)
+
+    def _tell_of_problems(self, store: Store) -> None:
+        self.done.counts = store.counts()
+        self.done.skipped += [(name, state.problem) for name, state in store.files().items() if state.problem]
+
+    # Embedding
+
+    def _embed(self, store: Store, embedder: Embedder) -> dict[str, Any]:
+        """Vectors of all chunks in the order of their ids, from the index before, the journal, and the embedder."""
+        connection = store.connection
+        connection.execute("ATTACH ? AS journal", [str(self.index / JOURNAL)])
+        try:
+            said = embedder.describe()
+            made_with = f"{said['weights_sha256']} {said['passage_prefix']}"
+            connection.execute("CREATE TABLE IF NOT EXISTS journal.of (embedder TEXT)")
+            if connection.execute("SELECT embedder FROM journal.of").fetchone() != (made_with,):
+                connection.execute("DROP TABLE IF EXISTS journal.vectors")
+                connection.execute("DELETE FROM journal.of")
+                connection.execute("INSERT INTO journal.of VALUES (?)", [made_with])
+            connection.execute("CREATE TABLE IF NOT EXISTS journal.vectors (key BLOB PRIMARY KEY, vector BLOB)")
+            connection.execute("CREATE TEMP TABLE old (key BLOB PRIMARY KEY, row INTEGER)")
+            old = self._old_vectors(connection)
+            connection.commit()
+            self._embed_new(store, embedder)
+            self.progress.say("writing vectors")
+            array = self._write(connection, old, embedder.dimension)
+            return build(array, self.config.embedder.neighbours, self.folder / "neighbours.faiss")
+        finally:
+            connection.commit()
+            connection.execute("DROP TABLE IF EXISTS temp.old")
+            connection.commit()
+            connection.execute("DETACH journal")
+
+    def _old_vectors(self, connection: sqlite3.Connection) -> Any:
+        """The vectors of the index before, their rows in the table `old`."""
+        if self.before is None:
+            return None
+        with closing(Store(self.before.folder / "chunks.sqlite")) as before:
+            rows = ((key, row) for row, key in enumerate(before.keys()))
+            connection.executemany("INSERT OR IGNORE INTO old VALUES (?, ?)", rows)
+        return np.load(self.before.folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+
+    def _embed_new(self, store: Store, embedder: Embedder) -> None:
+        connection = store.connection
+        wanted = (
+            "SELECT min(chunks.id), count(*) FROM chunks WHERE key NOT IN (SELECT key FROM old) "
+            "AND key NOT IN (SELECT key FROM journal.vectors)"
+        )
+        total = connection.execute(f"SELECT count(*) FROM ({wanted} GROUP BY key)").fetchone()[0]
+        with self.progress.chunks(total) as step:
+            while rows := connection.execute(f"{wanted} GROUP BY key ORDER BY min(chunks.id) LIMIT {WINDOW}").fetchall():
+                texts = store.passages_of([row[0] for row in rows])
+                texts.sort(key=lambda text: (len(text), text))
+                for start in range(0, len(texts), PART):
+                    part = texts[start : start + PART]
+                    vectors = embedder.passages(part)
+                    connection.executemany(
+                        "INSERT OR REPLACE INTO journal.vectors VALUES (?, ?)",
+                        [(key_of(text), vector.tobytes()) for text, vector in zip(part, vectors, strict=True)],
+                    )
+                    connection.commit()
+                    self.done.embedded += len(part)
+                    step(len(part))
+
+    def _write(self, connection: sqlite3.Connection, old: Any, dimension: int) -> Any:
+        count = connection.execute("SELECT count(*) FROM chunks").fetchone()[0]
+        path = self.folder / "vectors.npy"
+        if not count:
+            np.save(path, np.zeros((0, dimension), dtype=np.float32), allow_pickle=False)
+            return np.zeros((0, dimension), dtype=np.float32)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dimension))
+        rows = connection.execute(
+            "SELECT old.row, journal.vectors.vector FROM main.chunks AS chunks LEFT JOIN old ON old.key = chunks.key "
+            "LEFT JOIN journal.vectors ON journal.vectors.key = chunks.key ORDER BY chunks.id"
+        )
+        for number, (row, vector) in enumerate(rows):
+            array[number] = old[row] if row is not None else np.frombuffer(vector, dtype=np.float32)
+        array.flush()
+        flush(path)
+        return array
+
+
+def _state(path: Path) -> FileState:
+    told = path.stat()
+    return FileState(sha256_of(path), told.st_size, told.st_mtime_ns, None)
+
+
+def _difference(key: str, then: Any, now: Any) -> str:
+    if isinstance(then, dict) and isinstance(now, dict):
+        name = next(each for each in {**then, **now} if then.get(each) != now.get(each))
+        return f"{key}.{name}={then.get(name)}, not {now.get(name)}"
+    return f"{key}={'none' if then is None else then if isinstance(then, str | int) else 'some'}, not " + (
+        "none" if now is None else f"{now}" if isinstance(now, str | int) else "this one"
+    )

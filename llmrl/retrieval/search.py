@@ -1,0 +1,210 @@
+"""An index, open, and searching it: everything is loaded once, the models when they are first needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.config import EmbedderConfig, RetrieverConfig
+from llmrl.errors import UserError, one_line
+from llmrl.registry import RETRIEVERS
+from llmrl.retrieval.embedder import WAYS_OUT, Embedder
+from llmrl.retrieval.manifest import AGAIN, Generation, checked
+from llmrl.retrieval.retrievers import Ranked, Retriever, missing
+from llmrl.retrieval.store import Store, StoredChunk
+from llmrl.retrieval.vectors import Vectors
+from llmrl.retrieval.words import Words
+
+MOST_QUESTION_CHARACTERS = 20_000
+OPENINGS = 3
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A chunk that was found. `scores` are `cosine`, `bm25` and `reranker`, as far as they were worked out."""
+
+    chunk: StoredChunk
+    score: float  # what hits are ordered by; see each retriever
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+class OpenIndex:
+    """The generation that counts when it is opened, its files checked against their hashes. Raises UserError.
+
+    It stays as it is while later ingests put others in its place.
+    """
+
+    def __init__(self, path: Path, embedder: str | None = None) -> None:
+        self.path, self._embedder_place = path, embedder
+        for attempt in range(OPENINGS):
+            try:
+                self._open(checked(path))
+                break
+            except FileNotFoundError:  # an ingest has just put another in its place
+                if attempt == OPENINGS - 1:
+                    raise
+
+    def _open(self, generation: Generation) -> None:
+        self.folder, self.manifest, self.sha256 = generation.folder, generation.manifest, generation.sha256
+        self.store = Store(self.folder / "chunks.sqlite")
+        self.ids = np.array(self.store.chunk_ids(), dtype=np.int64)
+        self._vectors = self._words = None
+        if self.manifest.neighbours is not None:
+            self._vectors = Vectors.load(self.folder, self.manifest.neighbours)
+            if self._vectors.count != self.count:
+                raise UserError(f"index {self.path} is damaged: {self._vectors.count} vectors for {self.count} chunks; {AGAIN}")
+        if self.manifest.words is not None:
+            self._words = Words.load(self.folder / "words", self.manifest.words)
+
+    @property
+    def count(self) -> int:
+        return len(self.ids)
+
+    @property
+    def has(self) -> dict[str, bool]:
+        return {"vectors": self.manifest.embedder is not None, "words": self.manifest.words is not None}
+
+    @property
+    def vectors(self) -> Vectors:
+        """Of an index that has them."""
+        assert self._vectors is not None
+        return self._vectors
+
+    @property
+    def words(self) -> Words:
+        """Of an index that has them."""
+        assert self._words is not None
+        return self._words
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The one the index was made with, wherever it lies now. Raises UserError if it is another."""
+        said = self.manifest.embedder
+        assert said is not None
+        name = self._embedder_place or said["name"]
+        made = Embedder(EmbedderConfig(name=name, query_prefix=said["query_prefix"], passage_prefix=said["passage_prefix"]))
+        now = made.describe()
+        for key in ("dimension", "weights_sha256", "modules", "pooling"):
+            if now[key] != said[key]:
+                raise UserError(
+                    f"index {self.path} was made with {said['name']!r}, and {name!r} is another model (its {key} differs): "
+                    "name the index's own with retriever.embedder=..., or ingest again"
+                )
+        return made
+
+    def embed(self, question: str) -> NDArray[np.float32]:
+        """[D]"""
+        return self.embedder.questions([question])[0]
+
+    def rows_of(self, ids: set[int]) -> NDArray[np.int64]:
+        """Rows of chunks, sorted."""
+        return np.flatnonzero(np.isin(self.ids, np.fromiter(ids, dtype=np.int64, count=len(ids))))
+
+
+class Searcher:
+    """Finds chunks for questions as a config says."""
+
+    def __init__(self, config: RetrieverConfig) -> None:
+        """Opens the index. Raises UserError."""
+        if config.index is None:
+            raise UserError("name the index: a folder made by python -m llmrl.ingest docs=... index=...")
+        self.config = config
+        self.index = OpenIndex(Path(config.index), config.embedder)
+        self.name = self.index.manifest.retriever if config.name == "auto" else config.name
+        made: type[Retriever] = RETRIEVERS.get(self.name)  # type: ignore[assignment]
+        missing(made, self.index.has, self.name)
+        if config.mmr < 1 and not self.index.has["vectors"]:
+            raise UserError("retriever.mmr compares vectors, and the index was made without: use retriever.mmr=1")
+        self.retriever = made(self.index, config)
+
+    @cached_property
+    def reranker(self) -> Any:
+        """A cross-encoder of sentence-transformers."""
+        from sentence_transformers import CrossEncoder
+
+        from llmrl.models.places import place_of
+
+        assert self.config.reranker is not None
+        folder = place_of(self.config.reranker, "reranker", "retriever.reranker", WAYS_OUT)
+        if not list(folder.glob("*.safetensors")):
+            raise UserError(f"reranker {self.config.reranker!r} has no .safetensors weights; pickled weights are not read")
+        try:
+            return CrossEncoder(
+                str(folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            )
+        except Exception as error:  # a damaged file breaks its parser in any way it likes
+            raise UserError(f"reranker {self.config.reranker!r} could not be loaded: {one_line(error)[:300]}") from error
+
+    def search(self, question: str, k: int | None = None) -> list[Hit]:
+        """The chunks for a question, best first: at most k, and fewer where fewer fit. Raises UserError."""
+        config, wanted = self.config, k or self.config.k
+        if not question.strip():
+            raise UserError("the question is empty")
+        if len(question) > MOST_QUESTION_CHARACTERS:
+            raise UserError(
+                f"the question has {len(question):,} characters, more than {MOST_QUESTION_CHARACTERS:,}: ask with fewer words"
+            )
+        if not self.index.count:
+            return []
+        ids = self.index.store.allowed(config.path, config.where)
+        allowed = None if ids is None else self.index.rows_of(ids)
+        more = config.reranker is not None or config.mmr < 1
+        ranked = self.retriever.rank(question, max(wanted, config.candidates) if more else wanted, allowed)
+        ranked = _above(ranked, config.min_score)
+        if config.reranker is not None:
+            ranked = self._reranked(question, ranked)
+        if config.mmr < 1:
+            ranked = self._diverse(ranked, wanted)
+        return self._hits(ranked, wanted)
+
+    def search_all(self, questions: Sequence[str], k: int | None = None) -> list[list[Hit]]:
+        return [self.search(question, k) for question in questions]
+
+    def _hits(self, ranked: Ranked, wanted: int) -> list[Hit]:
+        chunks = self.index.store.chunks(self.index.ids[ranked.rows[:wanted]].tolist())
+        return [
+            Hit(chunk, float(ranked.scores[i]), {name: float(values[i]) for name, values in ranked.parts.items()})
+            for i, chunk in enumerate(chunks)
+        ]
+
+    def _reranked(self, question: str, ranked: Ranked) -> Ranked:
+        if not len(ranked.rows):
+            return ranked
+        texts = [chunk.text for chunk in self.index.store.chunks(self.index.ids[ranked.rows].tolist())]
+        scores = np.asarray(self.reranker.predict([(question, text) for text in texts], show_progress_bar=False)).reshape(-1)
+        order = np.argsort(-scores, kind="stable")
+        return _taken(Ranked(ranked.rows, scores, ranked.parts | {"reranker": scores}), order)
+
+    def _diverse(self, ranked: Ranked, wanted: int) -> Ranked:
+        """Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): each is like the question, unlike those before.
+
+        Relevance is scaled to [0, 1] over the candidates, likeness is the cosine.
+        """
+        if len(ranked.rows) < 2:
+            return ranked
+        vectors, weight = self.index.vectors.array[ranked.rows], self.config.mmr
+        span = float(np.ptp(ranked.scores)) or 1.0
+        relevance = (ranked.scores - ranked.scores.min()) / span
+        likeness = np.full(len(vectors), -1.0)
+        order: list[int] = []
+        for _ in range(min(wanted, len(vectors))):
+            value = weight * relevance - ((1 - weight) * likeness if order else 0)
+            value[order] = -np.inf
+            order.append(int(value.argmax()))
+            likeness = np.maximum(likeness, vectors @ vectors[order[-1]])
+        return _taken(ranked, np.array(order))
+
+
+def _above(ranked: Ranked, least: float | None) -> Ranked:
+    if least is None:
+        return ranked
+    told = ranked.parts.get("cosine", ranked.scores)
+    return _taken(ranked, np.flatnonzero(told >= least))
+
+
+def _taken(ranked: Ranked, order: NDArray[np.int64]) -> Ranked:
+    return Ranked(ranked.rows[order], ranked.scores[order], {name: values[order] for name, values in ranked.parts.items()})
