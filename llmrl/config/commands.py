@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from llmrl.config.checks import at_least, between
 from llmrl.config.ppo import PPOConfig
-from llmrl.config.retrieval import RetrieverConfig
+from llmrl.config.retrieval import ContextConfig, PromptingConfig, RetrieverConfig
 from llmrl.config.sections import (
     EvaluationConfig,
     FinalModel,
@@ -41,6 +41,8 @@ class TrainConfig:
     rloo: RLOOConfig | None = None  # with trainer=rloo
     sft: SFTConfig | None = None  # with trainer=sft
     retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    prompting: PromptingConfig = field(default_factory=PromptingConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
@@ -56,10 +58,9 @@ class TrainConfig:
             )
         if all(getattr(reward, "weight", 1) == 0 for reward in self.reward.values()):
             raise UserError("every reward has weight 0: there is nothing to learn from")
-        if self.retriever.name != "none":
+        if self.retriever.name != "none" and self.retriever.index is None:
             raise UserError(
-                f"retriever={self.retriever.name} is for llmrl.ingest and llmrl.ask: a training run does not retrieve yet; "
-                "leave it out"
+                f"retriever={self.retriever.name} needs an index: retriever.index=FOLDER, made by python -m llmrl.ingest"
             )
         self._check_sections()
 
@@ -117,23 +118,6 @@ class GenerateConfig:
         between("seed", self.seed, 0, 2**32 - 1)
         if (self.prompt is None) == (self.file is None):
             raise UserError("give one of prompt= and file=, for example 'prompt=\"Once upon a time\"'")
-
-
-@dataclass
-class PromptingConfig:
-    """How a question and what was found for it become a prompt."""
-
-    instruction: str = ""  # what the model is told to do
-    source: str = "[{number}] {text}"  # each chunk: {number}, {path}, {heading}, {text}
-    question: str = "{question}"  # what comes after the sources: {question}
-    answer: str = ""  # where the model goes on, if it has no chat template
-    nothing_found: str = ""  # stands in place of the sources where there are none
-    chat: bool = True  # use the model's chat template where it has one
-
-    def __post_init__(self) -> None:
-        for name, wanted in (("source", "{text}"), ("question", "{question}")):
-            if wanted not in getattr(self, name):
-                raise UserError(f"prompting.{name} must hold {wanted}")
 
 
 @dataclass

@@ -133,6 +133,55 @@ class RetrieverConfig:
 
 
 @dataclass
+class PromptingConfig:
+    """How a question and what was found for it become a prompt."""
+
+    instruction: str = ""  # what the model is told to do
+    source: str = "[{number}] {text}"  # each chunk: {number}, {path}, {heading}, {text}
+    question: str = "{question}"  # what comes after the sources: {question}
+    answer: str = ""  # where the model goes on, if it has no chat template
+    nothing_found: str = ""  # stands in place of the sources where there are none
+    chat: bool = True  # use the model's chat template where it has one
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("source", "{text}"), ("question", "{question}")):
+            if wanted not in getattr(self, name):
+                raise UserError(f"prompting.{name} must hold {wanted}")
+
+
+class ContextKind(Enum):
+    """What stands in a prompt beside the question."""
+
+    retrieved = "retrieved"
+    gold = "gold"
+    removed = "removed"
+    shuffled = "shuffled"
+    none = "none"
+
+
+@dataclass
+class ContextConfig:
+    """With a retriever: what stands in the prompts that are trained on, by weight. Each prompt keeps its kind."""
+
+    retrieved: float = 1.0  # what the retriever finds
+    gold: float = 0.0  # the chunk that answers, among others that the retriever finds
+    removed: float = 0.0  # what the retriever finds, without the documents that answer
+    shuffled: float = 0.0  # what was found for another question
+    none: float = 0.0  # no source
+    held_out: ContextKind = ContextKind.retrieved  # what held-out prompts are given, all of them
+
+    def __post_init__(self) -> None:
+        for kind in ContextKind:
+            at_least(f"context.{kind.value}", self.weights()[kind], 0)
+        if not sum(self.weights().values()) > 0:
+            raise UserError("every weight of context is 0: give one of retrieved, gold, removed, shuffled, none")
+
+    def weights(self) -> dict[ContextKind, float]:
+        """In the order of the kinds."""
+        return {kind: getattr(self, kind.value) for kind in ContextKind}
+
+
+@dataclass
 class IngestConfig:
     """Make an index of a folder of documents, or bring one up to date."""
 

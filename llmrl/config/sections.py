@@ -154,13 +154,14 @@ class EvaluationConfig:
 
 @dataclass
 class PromptsConfig:
-    """Where prompts come from. A fixed hash of its text decides whether a prompt is for training or held out."""
+    """Where prompts come from. A fixed hash of its text, or of the document that answers, decides whether one is held out."""
 
     source: PromptSource = PromptSource.openings  # packaged openings, lines of text, JSON lines, sentences of a text
     path: str | None = None  # the file, for every source but the packaged one
     field: str = "prompt"  # jsonl: the key of the prompt
     id_field: str = "id"  # jsonl: the key of its name, if there is one
     answer_field: str = "answer"  # jsonl: the key of a reference answer, if there is one
+    gold_field: str = "path"  # jsonl: the key of the document (or a list of them) that answers, if there is one
     words: int = 8  # sentences: words of each sentence that are given
     held_out_share: float = 0.3  # share of the prompts that is never trained on, in (0, 1)
 

@@ -8,10 +8,12 @@ import torch
 from rich.console import Console
 
 from llmrl.config import CompareConfig, read_train_config
+from llmrl.errors import UserError
 from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
 from llmrl.models.load import load
 from llmrl.prompts import load_prompts
+from llmrl.rollout.contexts import with_context
 from llmrl.tracking import find_run
 
 
@@ -26,6 +28,12 @@ def compare_run(config: CompareConfig) -> int:
     started_from = config.base or settings.name_or_path
     trained = load(replace(settings, name_or_path=str(run.path)))
     base = load(replace(settings, name_or_path=started_from))
+    if trained_on.retriever.name != "none":
+        grounding = with_context(split, trained_on, trained)
+        if grounding.index_sha256 != run.record.get("index"):
+            index = trained_on.retriever.index
+            raise UserError(f"index {index} is not what {run.path} was trained with: it was ingested into since")
+        split = grounding.split
     prompts = split.held_out if config.held_out else split.train
     comparison = compare(base, trained, prompts, trained_on.reward, trained_on.rollout, config.evaluation)
     console = Console(highlight=False, soft_wrap=True)

@@ -40,7 +40,7 @@ def show_comparison(comparison: Comparison, console: Console, examples: int, hel
     table.add_row("KL to base, nats per response", "", f"{round(comparison.kl, 2) + 0.0:.2f}", "")
     console.print(table)
     for prompt, before, after in comparison.pairs[:: max(1, len(comparison.pairs) // examples)][:examples] if examples else []:
-        console.print(Text(f"\n{prompt}", style="cyan"))
+        console.print(Text(f"\n{_end_of(prompt)}", style="cyan"))
         for name, answer in (("base   ", before), ("trained", after)):
             console.print(Text(f"  {name} {answer.reward:+.2f} ", style="dim") + Text(_flat(answer.response)))
     interval = comparison.difference
@@ -50,8 +50,17 @@ def show_comparison(comparison: Comparison, console: Console, examples: int, hel
     )
 
 
+MOST_SHOWN = 240
+"""Characters of a prompt."""
+
+
 def _span(interval: Interval) -> str:
     return f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def _end_of(prompt: str) -> str:
+    """A prompt that is read at a glance: of a long one, as retrieval makes them, its end."""
+    return prompt if len(prompt) <= MOST_SHOWN else f"... {_flat(prompt[-MOST_SHOWN:])}"
 
 
 def _flat(text: str) -> str:

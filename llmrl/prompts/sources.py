@@ -23,6 +23,7 @@ class Prompt:
     kind: str = ""
     answer: str | None = None
     context: str | None = None
+    gold: tuple[str, ...] = ()  # documents that answer it
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,26 @@ def read_prompts(config: PromptsConfig, option: str = "prompts.path") -> list[Pr
 
 
 def split(prompts: list[Prompt], held_out_share: float, where: str) -> PromptSplit:
-    """By the hash of each text alone, so that a prompt keeps its side when others come or go.
+    """By the hash of each text, or of the document that answers it, so that a prompt keeps its side when others come or go.
+
+    Questions that the same document answers are all on one side.
 
     Raises UserError for fewer than two prompts; where the hash would leave a side empty, the prompt nearest to it moves over.
     """
     if len(prompts) < 2:
         found = "no prompts" if not prompts else "only one prompt"
         raise UserError(f"{where} holds {found}; at least two are needed, one to train on and one held out")
-    ordered = sorted(prompts, key=lambda prompt: _fraction(prompt.text))
-    count = sum(_fraction(prompt.text) < held_out_share for prompt in ordered)
+    ordered = sorted(prompts, key=lambda prompt: (_fraction(_decides(prompt)), _fraction(prompt.text)))
+    count = sum(_fraction(_decides(prompt)) < held_out_share for prompt in ordered)
     chosen = {prompt.text for prompt in ordered[: min(max(count, 1), len(ordered) - 1)]}
     return PromptSplit(
         train=[prompt for prompt in prompts if prompt.text not in chosen],
         held_out=[prompt for prompt in ordered if prompt.text in chosen],
     )
+
+
+def _decides(prompt: Prompt) -> str:
+    return prompt.gold[0] if prompt.gold else prompt.text
 
 
 def _fraction(text: str) -> float:
@@ -121,10 +128,11 @@ def _json_lines(text: str, path: Path, config: PromptsConfig) -> Iterator[Prompt
         prompt = row[config.field]
         if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"{where}: {config.field!r} must be text that is not blank, not {prompt!r}")
-        answer = row.get(config.answer_field)
+        answer, gold = row.get(config.answer_field), row.get(config.gold_field) or ()
         yield Prompt(
-            text=prompt, id=str(row.get(config.id_field, _name(prompt))), answer=None if answer is None else str(answer)
-        )
+            text=prompt, id=str(row.get(config.id_field, _name(prompt))), answer=None if answer is None else str(answer),
+            gold=tuple(map(str, gold)) if isinstance(gold, list | tuple) else (str(gold),),
+        )  # fmt: skip
 
 
 def _sentences(text: str, words: int) -> Iterator[Prompt]:

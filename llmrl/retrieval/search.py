@@ -139,8 +139,11 @@ class Searcher:
         except Exception as error:  # a damaged file breaks its parser in any way it likes
             raise UserError(f"reranker {self.config.reranker!r} could not be loaded: {one_line(error)[:300]}") from error
 
-    def search(self, question: str, k: int | None = None) -> list[Hit]:
-        """The chunks for a question, best first: at most k, and fewer where fewer fit. Raises UserError."""
+    def search(self, question: str, k: int | None = None, paths: Sequence[str] = ()) -> list[Hit]:
+        """The chunks for a question, best first: at most k, and fewer where fewer fit; of these documents alone, if any.
+
+        Raises UserError.
+        """
         config, wanted = self.config, k or self.config.k
         if not question.strip():
             raise UserError("the question is empty")
@@ -150,7 +153,7 @@ class Searcher:
             )
         if not self.index.count:
             return []
-        ids = self.index.store.allowed(config.path, config.where)
+        ids = self.index.store.ids_of(paths) if paths else self.index.store.allowed(config.path, config.where)
         allowed = None if ids is None else self.index.rows_of(ids)
         more = config.reranker is not None or config.mmr < 1
         ranked = self.retriever.rank(question, max(wanted, config.candidates) if more else wanted, allowed)

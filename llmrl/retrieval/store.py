@@ -139,6 +139,12 @@ class Store:
             )
         }
 
+    def ids_of(self, paths: Sequence[str]) -> set[int]:
+        """Ids of the chunks of these documents."""
+        marks = ",".join("?" * len(paths))
+        wanted = f"SELECT chunks.id FROM chunks JOIN documents USING (text_id) WHERE path IN ({marks})"
+        return {row[0] for row in self.connection.execute(wanted, list(paths))}
+
     def paths(self, ids: Iterable[int]) -> dict[int, list[str]]:
         """Every document that a chunk stands in."""
         found = {}

@@ -8,7 +8,7 @@ def shouts(sample: Sample, *, mark: str = "!") -> float:
     return float(sample.response.rstrip().endswith(mark))
 """
 
-from llmrl.rewards import end_of_sentence, no_repeat, python, random_walk  # noqa: F401  (importing registers)
+from llmrl.rewards import answers, end_of_sentence, no_repeat, python, random_walk  # noqa: F401  (importing registers)
 from llmrl.rewards.base import Reward, Sample, Scores, reward, score
 
 __all__ = ["Reward", "Sample", "Scores", "reward", "score"]

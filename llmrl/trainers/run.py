@@ -24,6 +24,7 @@ from llmrl.ppo.streams import seed_shared_streams
 from llmrl.prompts import PromptSplit, load_prompts
 from llmrl.registry import TRAINERS
 from llmrl.rollout import check_engine, encode_prompts
+from llmrl.rollout.contexts import with_context
 from llmrl.tracking import RunFolder, Tracker, check_tracker, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
 from llmrl.trainers.resume import can_resume, find_place
@@ -47,10 +48,14 @@ def train(config: TrainConfig) -> int:
     prompts = load_prompts(config.prompts)
     _refuse_too_few(prompts, config)
     language_model = load(config.model)
+    index: dict[str, Any] = {}
+    if config.retriever.name != "none":
+        grounding = with_context(prompts, config, language_model)
+        prompts, index = grounding.split, {"index": grounding.index_sha256, "contexts": grounding.counts}
     encode_prompts(language_model, [*prompts.train, *prompts.held_out], config.rollout.max_new_tokens)  # refuse long ones now
     facts = {
         "source": language_model.source, "weights": fingerprint(language_model.model), "device": str(language_model.device),
-        "precision": "bf16" if language_model.bf16 else "fp32", "threads": torch.get_num_threads(),
+        "precision": "bf16" if language_model.bf16 else "fp32", "threads": torch.get_num_threads(), **index,
     }  # fmt: skip
     reference = _make_trainable(language_model, config)
     if place.resumes:
@@ -94,6 +99,8 @@ def _refuse_other_machine(run: RunFolder, facts: dict[str, Any], config: TrainCo
         raise UserError(
             f"model {config.model.name_or_path!r} is not what {run.path} began with: its weights have changed since"
         )
+    if run.record.get("index") != facts.get("index"):
+        raise UserError(f"index {config.retriever.index} is not what {run.path} began with: it was ingested into since")
     for name in ("device", "precision", "threads"):
         if run.record.get(name) != facts[name]:
             print(
@@ -108,6 +115,9 @@ def _say_hello(run: RunFolder, config: TrainConfig, console: Console) -> None:
         f"{config.trainer.name}, {run.record['precision']} on {run.record['device']}, in {_relative(run.path)}",
         markup=False,
     )
+    if contexts := run.record.get("contexts"):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in contexts.items() if kind != "answered")
+        console.print(f"contexts: {kinds}; {contexts['answered']} hold the answer", markup=False)
     if config.rollout.top_k or config.rollout.top_p < 1:
         console.print(
             "warning: sampling is cut by top-k or top-p, but log-probabilities are those of the full distribution: the KL can "

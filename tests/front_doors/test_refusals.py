@@ -38,7 +38,7 @@ def typed(
         ("model=distilgpt", "did you mean 'distilgpt2'?"),
         ("ppo=fast", "ppo=fast is not a choice. Known: default"),
         ("trainer=ppoo", "did you mean 'ppo'?"),
-        ("retriever=dense", "a training run does not retrieve yet"),
+        ("retriever=dense", "retriever=dense needs an index: retriever.index=FOLDER"),
         ("trainer.name=dppo", "there is no trainer 'dppo'; did you mean 'ppo'?"),
         ("rollout.vllm_eager=false", "rollout.vllm_eager is for rollout=vllm"),
         ("ppo.lora_alpha=8", "ppo.lora_alpha is for adapters: set ppo.lora_rank, too"),

@@ -36,6 +36,33 @@ def test_ingest_evaluate_and_ask(command: Command, folder: Path) -> None:
     assert (row["abstained"] is None) == (row["answer"] != "I don't know.")
 
 
+def test_a_run_is_pinned_to_its_index(command: Command, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "sound.txt").write_text("Sound travels at 1,480 metres per second in water.", encoding="utf-8")
+    (docs / "bread.txt").write_text("Yeast turns sugar into gas, which makes dough rise.", encoding="utf-8")
+    rows = [
+        {"question": "How fast is sound in water?", "answer": "1,480 metres per second", "path": "sound.txt"},
+        {"question": "What makes dough rise?", "answer": "gas", "path": "bread.txt"},
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ingest = ("ingest", "docs=docs", "index=index", "retriever=bm25")
+    assert command(*ingest).returncode == 0
+    run = command(
+        "train", "experiment=debug", "hydra.run.dir=run", "retriever=bm25", "retriever.index=index", "prompts=questions",
+        "prompts.path=questions.jsonl", "reward=[answer,grounded,cites,abstain]",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "contexts: 1 retrieved; 1 hold the answer" in run.stdout
+    sample = json.loads((tmp_path / "run" / "samples.jsonl").read_text().splitlines()[0])
+    assert "[1] " in sample["prompt"]
+    assert set(sample["components"]) == {"answer", "grounded", "cites", "abstain"}
+    assert command("compare", "run=run", "evaluation.samples=64").returncode == 0
+    (docs / "more.txt").write_text("Copper is a metal.", encoding="utf-8")
+    assert command(*ingest).returncode == 0
+    assert "it was ingested into since" in refused(command("compare", "run=run", "evaluation.samples=64"))
+
+
 def test_what_can_be_mended_is_said_in_one_line(command: Command, folder: Path, tmp_path: Path) -> None:
     assert "docs=nowhere: there is no such folder" in refused(command("ingest", "docs=nowhere", "index=i", "retriever=bm25"))
     assert "questions=none.jsonl can't be read" in refused(

@@ -1,0 +1,102 @@
+"""Prompts with their contexts: each kind holds what it says, and the answer is known to be missing where it is."""
+
+from pathlib import Path
+
+import pytest
+
+from llmrl.config import (
+    ContextConfig,
+    ContextKind,
+    IngestConfig,
+    ModelConfig,
+    PPOConfig,
+    PromptingConfig,
+    PromptsConfig,
+    PromptSource,
+    RetrieverConfig,
+    TrainConfig,
+)
+from llmrl.models.load import LanguageModel
+from llmrl.prompts import PromptSplit, load_prompts
+from llmrl.retrieval.ingest import ingest
+from llmrl.retrieval.progress import Progress
+from llmrl.rewards.no_repeat import NoRepeat
+from llmrl.rollout.ask import DONT_KNOW
+from llmrl.rollout.contexts import with_context
+from tests.retrieval import quiet
+
+PROMPTING = PromptingConfig(source="[{number}] {text}", question="Question: {question}", answer="Answer:")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contexts") / "index"
+    ingest(
+        IngestConfig(docs="packaged:demo/docs", index=str(folder), retriever=RetrieverConfig(name="bm25")), Progress(quiet())
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def questions() -> PromptSplit:
+    return load_prompts(
+        PromptsConfig(source=PromptSource.jsonl, path="packaged:demo/questions.jsonl", field="question", gold_field="path")
+    )
+
+
+def config(index: Path, **context: object) -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(name_or_path="packaged:tiny"), reward={"no_repeat": NoRepeat()}, ppo=PPOConfig(),
+        retriever=RetrieverConfig(name="bm25", index=str(index), k=2), prompting=PROMPTING,
+        context=ContextConfig(**context),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_questions_of_one_document_are_on_one_side(questions: PromptSplit) -> None:
+    trained = {path for prompt in questions.train for path in prompt.gold}
+    held_out = {path for prompt in questions.held_out for path in prompt.gold}
+    assert trained
+    assert held_out
+    assert not trained & held_out
+
+
+@pytest.mark.parametrize("kind", list(ContextKind))
+def test_each_kind_holds_what_it_says(index: Path, questions: PromptSplit, tiny: LanguageModel, kind: ContextKind) -> None:
+    only = {each.value: float(each is kind) for each in ContextKind}
+    made = with_context(questions, config(index, held_out=kind, **only), tiny)
+    answers = {prompt.id: prompt for prompt in [*questions.train, *questions.held_out]}
+    for prompt in [*made.split.train, *made.split.held_out]:
+        before = answers[prompt.id]
+        assert prompt.kind == kind.value
+        assert prompt.text.count(f"Question: {before.text}") == 1
+        assert prompt.context is not None
+        assert prompt.context in prompt.text or kind is ContextKind.none
+        holds = before.answer is not None and " ".join(before.answer.split()) in " ".join(prompt.context.split())
+        if kind in (ContextKind.none, ContextKind.removed, ContextKind.shuffled):
+            assert prompt.answer == DONT_KNOW
+        elif kind is ContextKind.gold and before.gold:
+            assert holds
+            assert prompt.answer == before.answer
+        elif holds:
+            assert prompt.answer == before.answer
+        if kind is ContextKind.none:
+            assert prompt.context == ""
+    assert made.counts[kind.value] == len(questions.train)
+
+
+def test_a_mixture_is_the_same_every_time_and_near_its_weights(
+    index: Path, questions: PromptSplit, tiny: LanguageModel
+) -> None:
+    weights = {"retrieved": 1.0, "gold": 2.0, "removed": 1.0}
+    once, again = (with_context(questions, config(index, **weights), tiny) for _ in range(2))
+    assert once == again
+    kinds = [prompt.kind for prompt in once.split.train]
+    assert set(kinds) == set(weights)
+    assert kinds.count("gold") > kinds.count("removed")
+    assert {prompt.kind for prompt in once.split.held_out} == {"retrieved"}
+
+
+def test_prompts_fit_the_window(index: Path, questions: PromptSplit, tiny: LanguageModel) -> None:
+    made = with_context(questions, config(index, held_out=ContextKind.gold), tiny)
+    for prompt in [*made.split.train, *made.split.held_out]:
+        assert len(tiny.tokenizer(prompt.text)["input_ids"]) + 32 <= 512  # type: ignore[arg-type]
