@@ -13,7 +13,6 @@ from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
 from llmrl.models.load import load
 from llmrl.prompts import load_prompts
-from llmrl.rollout.contexts import with_context
 from llmrl.tracking import find_run
 
 
@@ -29,6 +28,8 @@ def compare_run(config: CompareConfig) -> int:
     trained = load(replace(settings, name_or_path=str(run.path)))
     base = load(replace(settings, name_or_path=started_from))
     if trained_on.retriever.name != "none":
+        from llmrl.rollout.contexts import with_context  # here, as few runs retrieve and it takes seconds to load
+
         grounding = with_context(split, trained_on, trained)
         if grounding.index_sha256 != run.record.get("index"):
             index = trained_on.retriever.index

@@ -24,7 +24,6 @@ from llmrl.ppo.streams import seed_shared_streams
 from llmrl.prompts import PromptSplit, load_prompts
 from llmrl.registry import TRAINERS
 from llmrl.rollout import check_engine, encode_prompts
-from llmrl.rollout.contexts import with_context
 from llmrl.tracking import RunFolder, Tracker, check_tracker, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
 from llmrl.trainers.resume import can_resume, find_place
@@ -50,6 +49,8 @@ def train(config: TrainConfig) -> int:
     language_model = load(config.model)
     index: dict[str, Any] = {}
     if config.retriever.name != "none":
+        from llmrl.rollout.contexts import with_context  # here, as few runs retrieve and it takes seconds to load
+
         grounding = with_context(prompts, config, language_model)
         prompts, index = grounding.split, {"index": grounding.index_sha256, "contexts": grounding.counts}
     encode_prompts(language_model, [*prompts.train, *prompts.held_out], config.rollout.max_new_tokens)  # refuse long ones now

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertModel
 
-from llmrl import compare, generate, train
+from llmrl import ask, compare, generate, ingest, train
 from llmrl import list as list_command
+from llmrl.retrieval import evaluate
 from tests.conftest import Command, refused
 
-FRONT_DOORS = {"train": train.main, "generate": generate.main, "compare": compare.main, "list": list_command.main}
+FRONT_DOORS = {
+    "train": train.main, "generate": generate.main, "compare": compare.main, "list": list_command.main,
+    "ingest": ingest.main, "ask": ask.main, "retrieval.evaluate": evaluate.main,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -234,3 +238,39 @@ def test_what_is_meant_is_understood(tmp_path: Path, command: Command) -> None:
     shown = command("train", *words, "--cfg", "job").stdout
     assert "name_or_path: folder" in shown
     assert "longest: 10" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("ingest", "docs=nowhere index=i retriever=bm25", "docs=nowhere: there is no such folder"),
+        ("ingest", "index=i", "docs has no value: set it with docs=..."),
+        ("ingest", "docs=. index=i retriever=none", "one of retriever=hybrid, dense, bm25"),
+        ("ingest", "docs=. index=i retriever=bm25", "index=i lies in docs=.: it would be read as a document"),
+        ("ingest", "docs=. index=i chunks.max_tokens=4", "chunks.max_tokens=4 is out of range"),
+        (
+            "ingest",
+            "docs=. index=i chunks.overlap_tokens=60",
+            "chunks.overlap_tokens=60 is out of range",
+        ),
+        ("ingest", "docs=. index=i words.b=2", "words.b=2.0 is out of range"),
+        ("ingest", "docs=packaged:demo/docs index=i embedder.name=./none", "embedder.name=./none: there is no such folder"),
+        ("ingest", "docs=packaged:demo/docs index=i embedder.name=no_such_place/none", "retriever=bm25, which needs no model"),
+        ("retrieval.evaluate", "index=i questions=none.jsonl", "questions=none.jsonl can't be read"),
+        ("retrieval.evaluate", "index=i questions=packaged:demo/questions.jsonl", "there is no such folder; make it with"),
+        ("retrieval.evaluate", "index=i questions=q at=[0]", "it must be a list of ranks from 1"),
+        ("ask", "index=nowhere model=tiny question=why", "there is no such folder; make it with python -m llmrl.ingest"),
+        ("ask", "index=nowhere model=tiny file=none.jsonl", "file=none.jsonl can't be read"),
+        ("ask", "index=i question=why file=f", "give one of question= and file="),
+        ("ask", "index=i question=why min_grounded=2", "min_grounded=2.0 is out of range"),
+        ("ask", "index=i question=why prompting.source=x", "prompting.source must hold {text}"),
+        ("ask", "index=i question=why retriever.k=0", "retriever.k=0 is out of range"),
+    ],
+)
+def test_retrieval(typed: Callable, words: str, name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMRL_CACHE", "no-cache-here")
+    status, stderr = typed(name, *words.split())
+    assert status == 2
+    assert stderr.count("\n") == 1
+    assert stderr.startswith(f"llmrl {name}: ")
+    assert said in stderr

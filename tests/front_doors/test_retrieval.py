@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from llmrl.config import IngestConfig, RetrieverConfig
+from llmrl.retrieval.ingest import ingest
+from llmrl.retrieval.progress import Progress
 from tests.conftest import Command, refused
+from tests.retrieval import quiet
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +22,6 @@ def test_ingest_evaluate_and_ask(command: Command, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "14 new; 14 documents in" in done.stdout
     assert not done.stderr
-    again = command("ingest", "docs=packaged:demo/docs", "index=demo", "retriever=bm25", cwd=folder)
-    assert again.stdout.startswith("nothing has changed; 14 documents in")
     told = command(
         "retrieval.evaluate", "index=demo", "questions=packaged:demo/questions.jsonl", "at=[10]", "out=found.json", cwd=folder
     )
@@ -46,8 +48,8 @@ def test_a_run_is_pinned_to_its_index(command: Command, tmp_path: Path) -> None:
         {"question": "What makes dough rise?", "answer": "gas", "path": "bread.txt"},
     ]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    ingest = ("ingest", "docs=docs", "index=index", "retriever=bm25")
-    assert command(*ingest).returncode == 0
+    config = IngestConfig(docs=str(docs), index=str(tmp_path / "index"), retriever=RetrieverConfig(name="bm25"))
+    ingest(config, Progress(quiet()))
     run = command(
         "train", "experiment=debug", "hydra.run.dir=run", "retriever=bm25", "retriever.index=index", "prompts=questions",
         "prompts.path=questions.jsonl", "reward=[answer,grounded,cites,abstain]",
@@ -59,18 +61,5 @@ def test_a_run_is_pinned_to_its_index(command: Command, tmp_path: Path) -> None:
     assert set(sample["components"]) == {"answer", "grounded", "cites", "abstain"}
     assert command("compare", "run=run", "evaluation.samples=64").returncode == 0
     (docs / "more.txt").write_text("Copper is a metal.", encoding="utf-8")
-    assert command(*ingest).returncode == 0
+    ingest(config, Progress(quiet()))
     assert "it was ingested into since" in refused(command("compare", "run=run", "evaluation.samples=64"))
-
-
-def test_what_can_be_mended_is_said_in_one_line(command: Command, folder: Path, tmp_path: Path) -> None:
-    assert "docs=nowhere: there is no such folder" in refused(command("ingest", "docs=nowhere", "index=i", "retriever=bm25"))
-    assert "questions=none.jsonl can't be read" in refused(
-        command("retrieval.evaluate", "index=i", "questions=none.jsonl", cwd=folder)
-    )
-    assert "there is no such folder; make it with python -m llmrl.ingest" in refused(
-        command("ask", "index=nowhere", "model=tiny", "question=why")
-    )
-    assert "retriever=bm25, which needs no model" in refused(
-        command("ingest", "docs=packaged:demo/docs", "index=i", "embedder.name=nobody/none", env={"LLMRL_CACHE": str(tmp_path)})
-    )
