@@ -203,11 +203,11 @@ def test_equal_rewards_are_warned_of_once(command: Command, tmp_path: Path) -> N
     assert done.stdout.count("warning:") == 1
 
 
-@pytest.mark.parametrize(("room", "said"), [(4 * 2**20, "the checkpoint"), (2000, "samples.jsonl can't be written")])
+@pytest.mark.parametrize(("room", "said"), [(4 * 2**20, "the checkpoint"), (4000, "samples.jsonl can't be written")])
 def test_a_full_disk(command: Command, tmp_path: Path, room: int, said: str) -> None:
     """No file may grow past a few bytes, as on a disk with that much left: at the first checkpoint, and within a step."""
     done = command(
-        "train", *SMALL_RUN, "trainer.checkpoint_every=1", "ppo.batch_size=16",
+        "train", *SMALL_RUN, "trainer.checkpoint_every=1", "ppo.batch_size=32",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )  # fmt: skip
     assert said in refused(done)
