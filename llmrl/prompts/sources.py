@@ -63,8 +63,8 @@ def split(prompts: list[Prompt], held_out_share: float, where: str) -> PromptSpl
     if len(prompts) < 2:
         found = "no prompts" if not prompts else "only one prompt"
         raise UserError(f"{where} holds {found}; at least two are needed, one to train on and one held out")
-    ordered = sorted(prompts, key=lambda prompt: (_fraction(_decides(prompt)), _fraction(prompt.text)))
-    count = sum(_fraction(_decides(prompt)) < held_out_share for prompt in ordered)
+    ordered = sorted(prompts, key=lambda prompt: (fraction(_decides(prompt)), fraction(prompt.text)))
+    count = sum(fraction(_decides(prompt)) < held_out_share for prompt in ordered)
     chosen = {prompt.text for prompt in ordered[: min(max(count, 1), len(ordered) - 1)]}
     return PromptSplit(
         train=[prompt for prompt in prompts if prompt.text not in chosen],
@@ -76,7 +76,7 @@ def _decides(prompt: Prompt) -> str:
     return prompt.gold[0] if prompt.gold else prompt.text
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 

@@ -1,7 +1,6 @@
 """Prompts with what was retrieved for them, made before training: the context stands in the prompt, outside the loss."""
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from llmrl.config import ContextKind, TrainConfig
 from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel
 from llmrl.prompts import Prompt, PromptSplit
+from llmrl.prompts.sources import fraction
 from llmrl.retrieval.context import ground
 from llmrl.retrieval.search import Hit, Searcher
 from llmrl.rewards.grounding import supported_share
@@ -51,7 +51,7 @@ class _Maker:
 
     def kind(self, prompt: Prompt) -> ContextKind:
         weights = self.config.context.weights()
-        at = _fraction(f"{self.config.seed} {prompt.id}") * sum(weights.values())
+        at = fraction(f"{self.config.seed} {prompt.id}") * sum(weights.values())
         for kind, weight in weights.items():
             at -= weight
             if at < 0:
@@ -89,7 +89,7 @@ class _Maker:
         right = self._right(prompt) if kind is ContextKind.gold else []
         hits = wrong[: k - len(right)]
         for hit in right:
-            hits.insert(int(_fraction(f"{self.config.seed} {prompt.id} place") * (len(hits) + 1)), hit)
+            hits.insert(int(fraction(f"{self.config.seed} {prompt.id} place") * (len(hits) + 1)), hit)
         return hits
 
     def _search(self, prompt: Prompt) -> list[Hit]:
@@ -120,9 +120,4 @@ def _other(prompt: Prompt, others: Sequence[Prompt]) -> Prompt:
     fitting = [other for other in others if other.id != prompt.id and not set(other.gold) & set(prompt.gold)]
     if not fitting:
         raise UserError(f"context.shuffled: there is no question beside {prompt.id} that other documents answer")
-    return fitting[int(_fraction(f"{prompt.id} other") * len(fitting))]
-
-
-def _fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return fitting[int(fraction(f"{prompt.id} other") * len(fitting))]
