@@ -93,3 +93,6 @@ RETRIEVERS.register("auto", "llmrl.config:RetrieverConfig", "what the index was 
 RETRIEVERS.register("dense", "llmrl.retrieval.retrievers:Dense", "by the cosine of an embedder's vectors")
 RETRIEVERS.register("bm25", "llmrl.retrieval.retrievers:BM25", "by the words that question and chunk share; needs no model")
 RETRIEVERS.register("hybrid", "llmrl.retrieval.retrievers:Hybrid", "by vectors and words together")
+RETRIEVERS.register(
+    "qdrant", "llmrl.retrieval.qdrant:Qdrant", "by the cosine, found by a Qdrant server, or in memory to try it"
+)

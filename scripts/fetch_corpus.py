@@ -4,12 +4,14 @@
     python scripts/fetch_corpus.py --package FILE.deb     # a package that was fetched by other means
 
 `python-docs/` holds the pages as HTML, indexes and tables of contents aside. `python-faq/` holds each answer of the FAQ as a
-text of its own, its question taken out, and `questions.jsonl`, which says which answer is whose. The licence is the PSF's.
-Needs `apt-get` and `dpkg-deb`.
+text of its own, its question taken out, and `questions.jsonl`, which says which answer is whose. `python-qa/` holds the same
+answers and what the library reference says of each function, method and class, a text each, and questions to both with answers
+that are taken from them: the first sentence. The licence is the PSF's. Needs `apt-get` and `dpkg-deb`.
 """
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,10 @@ from llmrl.models.places import cache_folder
 
 PACKAGE = "python3.11-doc"
 NO_TEXT = ("genindex", "search", "py-modindex", "contents")
+LEAST_WORDS, MOST_WORDS = 6, 36
+"""Of an answer."""
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z“\"(])")
+KINDS = {"function": "function", "method": "method", "class": "class", "exception": "exception"}
 
 
 def corpora_folder() -> Path:
@@ -89,12 +95,66 @@ def write_faq(html: Path, target: Path) -> int:
     return len(rows)
 
 
+def first_sentences(text: str) -> str | None:
+    """The beginning of a text, in whole sentences: as few as make an answer; None where they are too long."""
+    said: list[str] = []
+    for sentence in SENTENCE_END.split(" ".join(text.split())):
+        said.append(sentence)
+        if len(" ".join(said).split()) >= LEAST_WORDS:
+            break
+    answer = " ".join(said)
+    fits = LEAST_WORDS <= len(answer.split()) <= MOST_WORDS
+    return answer if fits and answer.endswith((".", "!")) else None
+
+
+def entries(page: Path) -> Iterator[tuple[str, str, str]]:
+    """(name, kind, text): what a page of the reference says of each function, method, class and exception."""
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    for mark in soup.select("a.headerlink"):
+        mark.decompose()
+    for entry in soup.select("dl.py"):
+        kind = next((KINDS[name] for name in entry.get_attribute_list("class") if name in KINDS), None)
+        head, body = entry.find("dt", recursive=False), entry.find("dd", recursive=False)
+        if kind is None or not isinstance(head, Tag) or not isinstance(body, Tag) or not head.get("id"):
+            continue
+        signature = " ".join(head.get_text().split())
+        said = [" ".join(block.get_text().split()) for block in body.find_all("p", recursive=False)]
+        text = "\n\n".join(part for part in said if part)
+        if text:
+            yield str(head["id"]), kind, f"{signature}\n\n{text}"
+
+
+def write_questions(html: Path, target: Path) -> int:
+    """Texts and questions of both: a question's answer stands in its text, word for word."""
+    docs, rows, seen = target / "docs", [], set()
+    for page in sorted(page for page in (html / "faq").glob("*.html") if page.stem != "index"):
+        for name, question, text in answers(page):
+            rows.append((f"faq/{name}", question, text, text))
+    for page in sorted((html / "library").glob("*.html")):
+        for name, kind, text in entries(page):
+            rows.append((f"reference/{name}", f"What does the {kind} {name} do?", text, text.split("\n\n", 1)[1]))
+    written = []
+    for name, question, text, said in rows:
+        answer = first_sentences(said)
+        if name.lower() in seen:
+            continue
+        seen.add(name.lower())
+        path = docs / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+        if answer is not None:
+            written.append({"id": name, "question": question, "path": f"{name}.txt", "answer": answer})
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written)
+    (target / "questions.jsonl").write_text(lines, encoding="utf-8")
+    return len(written)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, help="the .deb, if it is there already")
     args = parser.parse_args()
     target = corpora_folder()
-    if (target / "python-faq" / "questions.jsonl").is_file():
+    if (target / "python-qa" / "questions.jsonl").is_file():
         print(f"already in {target}")
         return 0
     target.mkdir(parents=True, exist_ok=True)
@@ -106,10 +166,11 @@ def main() -> int:
             return 2
         made = Path(work) / "made"
         pages, questions = copy_pages(html, made / "python-docs"), write_faq(html, made / "python-faq")
+        both = write_questions(html, made / "python-qa")
         for folder in made.iterdir():
             shutil.rmtree(target / folder.name, ignore_errors=True)
             folder.rename(target / folder.name)
-    print(f"{pages} pages and {questions} questions with their answers, in {target}")
+    print(f"{pages} pages, {questions} questions of the FAQ, {both} of FAQ and reference with their answers, in {target}")
     return 0
 
 

@@ -116,7 +116,7 @@ class RetrieverConfig:
     path: str | None = None  # only documents whose path fits this pattern, as in 'howto/*.md'
     where: dict[str, str] = field(default_factory=dict)  # only documents whose metadata say so: '{author: Ann}'
     embedder: str | None = None  # where the index's embedder lies now; null: where it was
-    url: str | None = None  # qdrant: a server; null: embedded, in the index folder
+    url: str | None = None  # qdrant: a server, as in http://localhost:6333; null: held in memory
 
     def __post_init__(self) -> None:
         RETRIEVERS.check(self.name)
@@ -130,6 +130,8 @@ class RetrieverConfig:
                 if not value.strip():
                     raise UserError(f"retriever.{name} is empty")
                 setattr(self, name, absolute_if_there(value))
+        if self.url is not None and (self.name != "qdrant" or not self.url.startswith(("http://", "https://"))):
+            raise refuse("retriever.url", self.url, "it is the address of a server, http://..., and for retriever=qdrant")
 
 
 @dataclass

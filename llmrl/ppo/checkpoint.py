@@ -4,9 +4,7 @@ A checkpoint is a folder `step-N` with the trained weights, the optimiser's stat
 rest; `manifest.json` holds the SHA-256 of each, so that damage is noticed and not trained on.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from llmrl.config import first_difference
 from llmrl.errors import RunError, UserError
+from llmrl.files import flush, sha256_of
 from llmrl.models.policy import Policy
 from llmrl.ppo.kl_control import KLController
 from llmrl.ppo.running import RunningStatistics
@@ -89,15 +88,15 @@ def save_checkpoint(
         streams = {name: generator.get_state() for name, generator in progress.generators.items()}
         save_file(streams | shared_streams(), temporary / "random.safetensors")
         _write_json(temporary / "state.json", _record(progress, state["param_groups"], settings))
-        _write_json(temporary / "manifest.json", {path.name: _digest(path) for path in sorted(temporary.iterdir())})
+        _write_json(temporary / "manifest.json", {path.name: sha256_of(path) for path in sorted(temporary.iterdir())})
         readable = (temporary / "state.json").stat().st_mode  # safetensors makes its files readable to their owner alone
         for path in temporary.iterdir():
             path.chmod(readable)
-            _flush(path)
-        _flush(temporary)
+            flush(path)
+        flush(temporary)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-        _flush(folder)
+        flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"the checkpoint {target} could not be written: {error}; free space, then resume the run") from error
@@ -176,19 +175,6 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _drop_old(folder: Path, keep: int, best: Best | None) -> None:
     for old in checkpoints(folder)[keep:]:
         if best is None or old.name != f"step-{best.step:06d}":
@@ -200,7 +186,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         for name, digest in manifest.items():
-            if _digest(path / name) != digest:
+            if sha256_of(path / name) != digest:
                 raise DamagedError(f"checkpoint {path} is damaged: {name} is not what was written")
         record = json.loads((path / "state.json").read_text(encoding="utf-8"))
         return record, [load_file(path / f"{name}.safetensors") for name in ("policy", "optimizer", "random")]

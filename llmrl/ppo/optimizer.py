@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
-from llmrl.engine import Weight
+from llmrl.engine import Weight, has_changed
 
 PIECE = 1 << 20
 """Numbers of a weight at a time: weight, gradient and both moments of so many are read and written within the cache."""
@@ -42,7 +42,7 @@ class AdamW(torch.optim.AdamW):
         """Scale all gradients so that their Euclidean norm is at most `max_norm`. Returns the norm before, finite or not."""
         gradients = [each.working.grad for each in self._weights.values() if each.working.grad is not None]
         pieces = [piece for each in gradients for piece in each.reshape(-1).split(PIECE)]
-        norm = torch.stack([torch.linalg.vector_norm(each).float() for each in pieces]).norm()
+        norm = torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in pieces]).norm()
         if norm > max_norm:
             for each in gradients:
                 each.mul_(max_norm / (norm + 1e-6))
@@ -74,4 +74,5 @@ class AdamW(torch.optim.AdamW):
             if weight.is_copy:
                 working.copy_(weights)
         state["step"] += 1
+        has_changed([parameter])  # it was changed through views, which torch does not count
         weight.is_fresh()

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 
 from llmrl.config import Device, EmbedderConfig, Precision
 from llmrl.errors import UserError, one_line
+from llmrl.files import sha256_of
 from llmrl.models.load import choose_bf16, choose_device
 from llmrl.models.places import place_of
 from llmrl.retrieval.encoder import quicken
-from llmrl.retrieval.files import sha256_of
 
 Vectors = NDArray[np.float32]
 

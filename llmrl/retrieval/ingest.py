@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 
 from llmrl.config import IngestConfig, packaged
 from llmrl.errors import UserError, one_line
+from llmrl.files import flush, sha256_of
 from llmrl.registry import RETRIEVERS
 from llmrl.retrieval.chunks import HEADING_JOINT, cut, word_spans
 from llmrl.retrieval.documents import Document, Unreadable
 from llmrl.retrieval.embedder import Embedder
-from llmrl.retrieval.files import flush, sha256_of
 from llmrl.retrieval.manifest import GENERATIONS, Generation, Manifest, checked, current, publish
 from llmrl.retrieval.progress import Progress
 from llmrl.retrieval.readers import document_name, find_files, read

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.errors import UserError, one_line
-from llmrl.retrieval.files import flush, sha256_of, write_json
+from llmrl.files import flush, replace_json, sha256_of
 
 SCHEMA = 1
 CURRENT = "current.json"
@@ -108,13 +108,13 @@ def publish(index: Path, unfinished: Path, manifest: Manifest) -> Generation:
     }
     for name in manifest.files:
         flush(unfinished / name)
-    write_json(unfinished / "manifest.json", asdict(manifest))
+    replace_json(unfinished / "manifest.json", asdict(manifest))
     digest = sha256_of(unfinished / "manifest.json")
     folder = index / GENERATIONS / f"{manifest.generation:06d}"
     shutil.rmtree(folder, ignore_errors=True)  # of an ingest that was killed just before it counted
     unfinished.rename(folder)
     flush(folder.parent)
-    write_json(index / CURRENT, {"generation": manifest.generation, "manifest_sha256": digest})
+    replace_json(index / CURRENT, {"generation": manifest.generation, "manifest_sha256": digest})
     sweep(index, folder.name)
     return Generation(folder, manifest, digest)
 

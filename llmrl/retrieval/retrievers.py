@@ -47,10 +47,10 @@ class Dense:
     needs_vectors, needs_words = True, False
 
     def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None:
-        self.index = index
+        self.index, self.vectors = index, index.vectors
 
     def rank(self, question: str, count: int, allowed: Rows | None) -> Ranked:
-        rows, cosines = self.index.vectors(self.index.embed(question), count, allowed)
+        rows, cosines = self.vectors(self.index.embed(question), count, allowed)
         return Ranked(rows, cosines, {"cosine": cosines})
 
 
@@ -60,10 +60,10 @@ class BM25:
     needs_vectors, needs_words = False, True
 
     def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None:
-        self.index = index
+        self.index, self.words = index, index.words
 
     def rank(self, question: str, count: int, allowed: Rows | None) -> Ranked:
-        scores = self.index.words.scores(question, self.index.count)
+        scores = self.words.scores(question, self.index.count)
         rows = best(scores, count, allowed)
         rows = rows[scores[rows] > 0]
         return Ranked(rows, scores[rows], {"bm25": scores[rows]})
@@ -80,20 +80,21 @@ class Hybrid:
 
     def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None:
         self.index, self.config = index, config
+        self.vectors, self.words = index.vectors, index.words
 
     def rank(self, question: str, count: int, allowed: Rows | None) -> Ranked:
         config, index = self.config, self.index
-        query, words = index.embed(question), index.words.scores(question, index.count)
-        if config.fusion is Fusion.blend and index.vectors.is_exact:
-            cosines = index.vectors.cosines(query)
+        query, words = index.embed(question), self.words.scores(question, index.count)
+        if config.fusion is Fusion.blend and self.vectors.is_exact:
+            cosines = self.vectors.cosines(query)
             scores = self._blended(standardised(cosines), standardised(words))
             rows = best(scores, count, allowed)
             return Ranked(rows, scores[rows], {"cosine": cosines[rows], "bm25": words[rows]})
-        near, _ = index.vectors(query, max(count, config.candidates), allowed)
+        near, _ = self.vectors(query, max(count, config.candidates), allowed)
         said = best(words, max(count, config.candidates), allowed)
         said = said[words[said] > 0]
         rows = np.union1d(near, said)
-        cosines, words = index.vectors.array[rows] @ query, words[rows]
+        cosines, words = self.vectors.array[rows] @ query, words[rows]
         if config.fusion is Fusion.blend:
             scores = self._blended(standardised(cosines), standardised(words))
         else:

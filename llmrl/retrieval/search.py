@@ -13,7 +13,7 @@ from llmrl.config import EmbedderConfig, RetrieverConfig
 from llmrl.errors import UserError, one_line
 from llmrl.registry import RETRIEVERS
 from llmrl.retrieval.embedder import WAYS_OUT, Embedder
-from llmrl.retrieval.manifest import AGAIN, Generation, checked
+from llmrl.retrieval.manifest import AGAIN, checked
 from llmrl.retrieval.retrievers import Ranked, Retriever, missing
 from llmrl.retrieval.store import Store, StoredChunk
 from llmrl.retrieval.vectors import Vectors
@@ -40,25 +40,10 @@ class OpenIndex:
 
     def __init__(self, path: Path, embedder: str | None = None) -> None:
         self.path, self._embedder_place = path, embedder
-        for attempt in range(OPENINGS):
-            try:
-                self._open(checked(path))
-                break
-            except FileNotFoundError:  # an ingest has just put another in its place
-                if attempt == OPENINGS - 1:
-                    raise
-
-    def _open(self, generation: Generation) -> None:
+        generation = checked(path)
         self.folder, self.manifest, self.sha256 = generation.folder, generation.manifest, generation.sha256
         self.store = Store(self.folder / "chunks.sqlite")
         self.ids = np.array(self.store.chunk_ids(), dtype=np.int64)
-        self._vectors = self._words = None
-        if self.manifest.neighbours is not None:
-            self._vectors = Vectors.load(self.folder, self.manifest.neighbours)
-            if self._vectors.count != self.count:
-                raise UserError(f"index {self.path} is damaged: {self._vectors.count} vectors for {self.count} chunks; {AGAIN}")
-        if self.manifest.words is not None:
-            self._words = Words.load(self.folder / "words", self.manifest.words)
 
     @property
     def count(self) -> int:
@@ -68,17 +53,20 @@ class OpenIndex:
     def has(self) -> dict[str, bool]:
         return {"vectors": self.manifest.embedder is not None, "words": self.manifest.words is not None}
 
-    @property
+    @cached_property
     def vectors(self) -> Vectors:
-        """Of an index that has them."""
-        assert self._vectors is not None
-        return self._vectors
+        """Of an index that has them; in memory from when a retriever first takes hold of them. Raises UserError."""
+        assert self.manifest.neighbours is not None
+        vectors = Vectors.load(self.folder, self.manifest.neighbours)
+        if vectors.count != self.count:
+            raise UserError(f"index {self.path} is damaged: {vectors.count} vectors for {self.count} chunks; {AGAIN}")
+        return vectors
 
-    @property
+    @cached_property
     def words(self) -> Words:
-        """Of an index that has them."""
-        assert self._words is not None
-        return self._words
+        """Of an index that has them; in memory from when a retriever first takes hold of them."""
+        assert self.manifest.words is not None
+        return Words.load(self.folder / "words", self.manifest.words)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -113,13 +101,23 @@ class Searcher:
         if config.index is None:
             raise UserError("name the index: a folder made by python -m llmrl.ingest docs=... index=...")
         self.config = config
-        self.index = OpenIndex(Path(config.index), config.embedder)
+        for attempt in range(OPENINGS):
+            try:
+                self._open(Path(config.index))
+                break
+            except FileNotFoundError:  # an ingest has just put another in its place
+                if attempt == OPENINGS - 1:
+                    raise
+
+    def _open(self, path: Path) -> None:
+        config, self.index = self.config, OpenIndex(path, self.config.embedder)
         self.name = self.index.manifest.retriever if config.name == "auto" else config.name
         made: type[Retriever] = RETRIEVERS.get(self.name)  # type: ignore[assignment]
         missing(made, self.index.has, self.name)
         if config.mmr < 1 and not self.index.has["vectors"]:
             raise UserError("retriever.mmr compares vectors, and the index was made without: use retriever.mmr=1")
         self.retriever = made(self.index, config)
+        self.held = self.index.vectors if config.mmr < 1 else None
 
     @cached_property
     def reranker(self) -> Any:
@@ -189,7 +187,8 @@ class Searcher:
         """
         if len(ranked.rows) < 2:
             return ranked
-        vectors, weight = self.index.vectors.array[ranked.rows], self.config.mmr
+        assert self.held is not None
+        vectors, weight = self.held.array[ranked.rows], self.config.mmr
         span = float(np.ptp(ranked.scores)) or 1.0
         relevance = (ranked.scores - ranked.scores.min()) / span
         likeness = np.full(len(vectors), -1.0)

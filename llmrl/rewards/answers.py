@@ -7,10 +7,11 @@ prompt. A reference that says it does not know means that the context lacks the 
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llmrl.errors import UserError
+from llmrl.registry import REWARDS
 from llmrl.rewards.base import Reward, Sample, reward
 from llmrl.rewards.grounding import abstains, citations, content_words, supported_share
 
@@ -96,6 +97,44 @@ def longest_run(words: Sequence[str], within: Sequence[str]) -> int:
                 now[at] = before[at - 1] + 1
         best, before = max(best, max(now)), now
     return best
+
+
+@reward("context_gain")
+@dataclass
+class ContextGain(Reward):
+    """Rewards what goes by this context and no other: a reward with the sample's own context minus with a shuffled one.
+
+    The shuffled context is the next one in the batch that differs, so that each sample is scored against another question's
+    sources. 0 for a sample that has no context, and where no other differs: alone in a batch, there is nothing to compare.
+    """
+
+    of: str = "grounded"  # a registered reward that reads the context; it has its defaults
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.of == "context_gain":
+            raise UserError("reward.context_gain.of=context_gain: it must be another reward, as in of=grounded")
+        REWARDS.check(self.of)
+
+    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+        each: Reward = REWARDS.get(self.of)()
+        contexts = [_other_context(samples, at) for at in range(len(samples))]
+        pairs = [(one, _with(one, other)) for one, other in zip(samples, contexts, strict=True) if other is not None]
+        own, shuffled = each([one for one, _ in pairs]), each([other for _, other in pairs])
+        gains = iter([float(a) - float(b) for a, b in zip(own, shuffled, strict=True)])
+        return [0.0 if other is None else next(gains) for other in contexts]
+
+
+def _with(sample: Sample, context: str) -> Sample:
+    """The sample as if this context had stood in its prompt."""
+    return replace(sample, context=context, prompt=sample.prompt.replace(sample.context or "", context))
+
+
+def _other_context(samples: Sequence[Sample], at: int) -> str | None:
+    """The context of the next sample that has another one; None where this one has none or nobody's differs."""
+    own = samples[at].context
+    following = (one.context for one in (*samples[at + 1 :], *samples[:at]))
+    return next((context for context in following if context and context != own), None) if own else None
 
 
 @reward("cites")

@@ -21,6 +21,7 @@ from llmrl.retrieval.questions import Question, read_questions
 from llmrl.retrieval.search import Searcher
 from llmrl.rewards.grounding import abstains, best_source, citations, content_words, supported_share
 from llmrl.rollout.sampler import sample
+from llmrl.rollout.stream import as_it_comes
 from llmrl.rollout.write import write_rows
 
 DONT_KNOW = "I don't know."
@@ -85,7 +86,7 @@ class Asker:
             prompts = [Prompt(grounded[number].prompt, id=questions[number].id) for number in asked]
             rollout = sample(
                 self.language_model, prompts, self.config.rollout, self.generator, greedy=self.config.greedy,
-                on_token=self._shower(on_text) if on_text is not None else None,
+                on_token=as_it_comes(self.language_model, on_text) if on_text is not None else None,
             )  # fmt: skip
             said |= {number: text.strip() for number, text in zip(asked, rollout.texts, strict=True)}
         return [self._judged(question, grounded[number], said[number]) for number, question in enumerate(questions)]
@@ -111,22 +112,6 @@ class Asker:
             question, DONT_KNOW if reason else said, said, grounded.sources, [] if reason else cited,
             [] if reason else supported_by, share, reason,
         )  # fmt: skip
-
-    def _shower(self, on_text: Callable[[str], None]) -> Callable[[torch.Tensor], None]:
-        """Text as it comes; characters that are not whole yet wait for their last byte."""
-        made: list[int] = []
-        shown = ""
-
-        def show(tokens: torch.Tensor) -> None:
-            nonlocal shown
-            if int(tokens[0]) not in self.language_model.stop_ids:
-                made.append(int(tokens[0]))
-            text = str(self.language_model.tokenizer.decode(made, skip_special_tokens=False))
-            if not text.endswith("\ufffd"):
-                on_text(text[len(shown) :])
-                shown = text
-
-        return show
 
 
 def chat_of(language_model: LanguageModel) -> Chat | None:

@@ -31,8 +31,8 @@ class Grounding:
 def with_context(split: PromptSplit, config: TrainConfig, language_model: LanguageModel) -> Grounding:
     """The prompts of a run with what `config.retriever` finds for each. Raises UserError.
 
-    Each is given its kind by weight and a hash of its id and the seed. Where its context lacks the answer, so far as that is
-    known, its reference answer becomes "I don't know.".
+    Each is given its kind by weight and a hash of its id and the seed. Its reference answer cites the source that holds it,
+    where sources are numbered; where its context lacks the answer, so far as that is known, it becomes "I don't know.".
     """
     maker = _Maker(config, language_model)
     train = [maker.made(prompt, maker.kind(prompt), split.train) for prompt in split.train]
@@ -70,8 +70,10 @@ class _Maker:
             )  # fmt: skip
         except UserError as error:
             raise UserError(f"prompt {prompt.id}: {error}") from error
-        held = any(self._answers(source.hit, prompt) for source in grounded.sources)
-        answer = prompt.answer if held else DONT_KNOW if prompt.answer is not None or not prompt.gold else None
+        held = next((source for source in grounded.sources if self._answers(source.hit, prompt)), None)
+        answer = DONT_KNOW if prompt.answer is not None or not prompt.gold else None
+        if held is not None:
+            answer = f"{prompt.answer} [{held.number}]" if "{number}" in self.config.prompting.source else prompt.answer
         return dataclasses.replace(
             prompt, text=grounded.prompt, context=grounded.context, answer=answer, kind=kind.value,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt
 from llmrl.prompts.sources import read_prompts
 from llmrl.rollout.sampler import Rollout, sample
+from llmrl.rollout.stream import as_it_comes
 from llmrl.rollout.write import write_rows
 from llmrl.tracking import find_run
 
@@ -80,20 +81,7 @@ def _responses(
 def _stream(
     language_model: LanguageModel, prompt: Prompt, config: GenerateConfig, generator: torch.Generator, console: Console
 ) -> None:
-    """Text as it comes; characters that are not whole yet wait for their last byte."""
     console.print(Text(prompt.text, style="cyan"), end="")
-    made: list[int] = []
-    shown = ""
-
-    def show(tokens: torch.Tensor) -> None:
-        nonlocal shown
-        token = int(tokens[0])
-        if token not in language_model.stop_ids:
-            made.append(token)
-        text = str(language_model.tokenizer.decode(made, skip_special_tokens=False))
-        if not text.endswith("\ufffd"):
-            console.print(Text(text[len(shown) :]), end="")
-            shown = text
-
+    show = as_it_comes(language_model, lambda text: console.print(Text(text), end=""))
     sample(language_model, [prompt], config.rollout, generator, greedy=config.greedy, on_token=show)
     console.print()

@@ -22,7 +22,8 @@ _SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-ENOUGH_ROWS = 128
+ENOUGH_ROWS, LONGEST = 128, 4096
+"""Rows that vLLM samples at once, and tokens of a prompt with its response that it is given memory for."""
 
 
 class VLLMSampler:
@@ -46,7 +47,7 @@ class VLLMSampler:
         self._gap = 0.0
         with tempfile.TemporaryDirectory() as folder:
             save(merged(language_model).model, language_model.tokenizer, Path(folder))
-            limit = min(language_model.context_length or 4096, 4096)
+            limit = min(language_model.context_length or LONGEST, LONGEST)
             self._engine: Any = LLM(
                 model=folder, dtype="bfloat16" if language_model.bf16 else "float32", max_model_len=limit,
                 max_num_seqs=ENOUGH_ROWS, gpu_memory_utilization=0.2, seed=seed, enforce_eager=config.vllm_eager,
@@ -59,10 +60,15 @@ class VLLMSampler:
         )  # fmt: skip
 
     def __call__(self, prompts: Sequence[Prompt], generator: torch.Generator) -> Rollout:
-        """One response to each prompt; `generator` is not used."""
+        """One response to each prompt; `generator` is not used. Raises UserError if one is too long."""
+        rows = encode_prompts(self._language_model, prompts, self._config.max_new_tokens)
+        longest = max(map(len, rows), default=0) + self._config.max_new_tokens
+        if longest > LONGEST:
+            raise UserError(
+                f"rollout=vllm holds {LONGEST} tokens of prompt and response, and one may need {longest}: use rollout=sample"
+            )
         weights = ((name, value.detach()) for name, value in merged(self._language_model).model.named_parameters())
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        rows = encode_prompts(self._language_model, prompts, self._config.max_new_tokens)
         found = self._engine.generate([{"prompt_token_ids": row} for row in rows], self._wanted, use_tqdm=False)
         responses = [list(one.outputs[0].token_ids) for one in found]
         rollout = rollout_of(self._language_model, prompts, responses, self._config)

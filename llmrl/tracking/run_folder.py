@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from llmrl.errors import RunError, UserError
+from llmrl.files import replace_text
 
 PACKAGES = ("llmrl", "torch", "transformers", "hydra-core", "omegaconf", "wandb")
 OUTPUTS = Path("outputs")
@@ -157,13 +158,8 @@ def find_run(name: str, with_model: bool = False) -> RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old or the new, never half. Raises RunError if the disk does not take it."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_text(path, text)
     except OSError as error:
         raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 

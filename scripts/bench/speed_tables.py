@@ -19,7 +19,7 @@ def render(parts: Found) -> str:
         if name in parts:
             lines += _work(name, title, parts)
     if "rollout" in parts:
-        lines += _rollout(parts["rollout"])
+        lines += _rollout(parts)
     if "scaling" in parts:
         lines += _scaling(parts["scaling"])
     return "\n".join(lines) + "\n"
@@ -91,12 +91,20 @@ def _bar_rows(parts: Found) -> Iterator[str]:
         share = update_flops(figures) / figures["update_s"] / parts["limits"]["found"]["bf16_flops"]
         yield _bar("long work, update's share of the matrix-product peak", 0.5, share, "%")
     for setting, found in parts.get("rollout", {}).get("found", {}).items():
-        own = found["llmrl"]["tokens_per_s"]
         best = max(each["tokens_per_s"] for name, each in found.items() if name.startswith("generate"))
-        yield _bar(f"rollout, tokens/s against `generate`, {setting}", 2 if setting.endswith(" 8") else 3, own / best)
-        for name, each in found.items():
-            if name.startswith("vLLM"):
-                yield _bar(f"rollout, tokens/s against vLLM, {setting}", 1, own / each["tokens_per_s"])
+        for own, how in (("llmrl", ""), ("llmrl, as in training", ", as in training")):
+            rate = found[own]["tokens_per_s"]
+            yield _bar(f"rollout, tokens/s against `generate`, {setting}{how}", 2 if setting.endswith(" 8") else 3, rate / best)
+            for name, each in found.items():
+                if name.startswith("vLLM"):
+                    yield _bar(f"rollout, tokens/s against vLLM, {setting}{how}", 1, rate / each["tokens_per_s"])
+    if "time to reward" in parts:
+        seconds = parts["time to reward"]["median_s"]
+        yield _bar("time to reward on SmolLM2, median of three seeds", 90, seconds, " s", at_most=True)
+    if "gpu" in parts:
+        figures = parts["gpu"]["found"]["llmrl PPO"]
+        share = update_flops(figures) / figures["update_s"] / parts["limits"]["found"]["bf16_flops"]
+        yield _bar("on a GPU, 135 M and batch 256, update's share of the matrix-product peak", 0.4, share, "%")
     if "startup" in parts:
         yield _bar("`model=tiny`: command to first finished step", 5, parts["startup"]["found"]["median_s"], " s", at_most=True)
 
@@ -140,30 +148,46 @@ def _what_limits(figures: Found, found: Found, peak: float) -> str:
         f"A round's products are {total / 1e12:.2f} TFLOP, {bound:.2f} s at the peak; llmrl takes {figures['seconds']:.2f} s, "
         f"{bound / figures['seconds']:.0%} of the peak from end to end."
     )
-    peer = found.get("TRL 0.11.3 PPO, minibatch 1")
-    if peer:
-        needed = peer["seconds"] / 8
-        text += f" Eight times TRL 0.11.3 would be {needed:.2f} s, {bound / needed:.0%} of the peak throughout."
+    for peer, times in (("TRL 0.11.3 PPO, minibatch 1", 8), ("TRL 1.16 GRPO, bf16", 4), ("TRL 1.16 RLOO, bf16", 4)):
+        if peer in found:
+            needed = found[peer]["seconds"] / times
+            text += f" {times} times {peer} would be {needed:.2f} s, {bound / needed:.0%} of the peak throughout."
     parameters = figures["trunk_parameters"] + figures["head_parameters"]
     text += (
         f" Memory: weights and both of Adam's moments in fp32 are {12 * parameters / GB:.2f} GB, the bf16 copy, its gradient and the "
-        f"reference {6 * parameters / GB:.2f} GB, the libraries about 0.4 GB."
+        f"reference {6 * parameters / GB:.2f} GB, the libraries about 0.4 GB: {18 * parameters / GB + 0.4:.2f} GB of the "
+        f"{figures['peak_bytes'] / GB:.2f}; the rest is what the layers keep of a minibatch for the backward pass "
+        "(`ppo.micro_batch_size` makes it smaller) and what glibc keeps."
     )
     return text
 
 
-def _rollout(part: Found) -> list[str]:
+def _rollout(parts: Found) -> list[str]:
+    part, limits = parts["rollout"], parts.get("limits", {}).get("found")
+    sizes = {
+        title: parts[work]["found"]["llmrl PPO"]["trunk_parameters"] + parts[work]["found"]["llmrl PPO"]["head_parameters"]
+        for title, work in (("distilgpt2 shape", "seed"), ("SmolLM2-135M", "smollm2")) if work in parts
+    }  # fmt: skip
     lines = [
         "## Sampling alone", "", f"{part['date']}. 35 new tokens, full distribution; tokens per second, and "
         "what each needs before its first. All rows have the same prompt, and the weights stay as they are: llmrl reads the prompt once "
-        "and lays the weights out once. As in training, each row has its own prompt, and the weights are new in every round.", "", "| model, batch | contestant | tokens/s | llmrl is faster by | load s | peak GB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "and lays the weights out once. As in training, each row has its own prompt, and the weights are new in every round; the others have one prompt and the same weights here, too. Of the peak: 2 products a weight and "
+        "token, against the measured peak of bf16; of the bandwidth: all weights once a token step, against what was measured for reading.", "",
+        "| model, batch | contestant | tokens/s | llmrl is faster by | of the peak | of the bandwidth | load s | peak GB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for setting, found in part["found"].items():
         for name, each in found.items():
-            ratio = found["llmrl"]["tokens_per_s"] / each["tokens_per_s"]
+            ratio, rate = found["llmrl"]["tokens_per_s"] / each["tokens_per_s"], each["tokens_per_s"]
+            model, _, batch = setting.partition(", batch ")
+            shares = "| | "
+            if limits and model in sizes:
+                width = 4 if "fp32" in name else 2
+                read = rate / int(batch) * width * sizes[model] / limits["read_bytes_per_s"]
+                peak = limits["fp32_flops" if "fp32" in name else "bf16_flops"]
+                shares = f"| {2 * rate * sizes[model] / peak:.0%} | {read:.0%} "
             lines.append(
-                f"| {setting} | {name} | {each['tokens_per_s']:.0f} | {ratio:.2f}x | {each['load_s']:.0f} | {each['peak_bytes'] / GB:.2f} |"
+                f"| {setting} | {name} | {rate:.0f} | {ratio:.2f}x {shares}| {each['load_s']:.0f} | {each['peak_bytes'] / GB:.2f} |"
             )
     return [*lines, ""]
 

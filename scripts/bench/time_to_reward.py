@@ -11,6 +11,7 @@ is looked at once, after as many samples as llmrl's slowest seed needed.
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -93,15 +94,16 @@ def row(run: dict[str, Any]) -> str:
 
 
 def render(found: dict[str, Any]) -> str:
-    times = [run["reached"]["seconds"] for run in found["ours"] if run["reached"]]
+    times = [run["reached"]["seconds"] if run["reached"] else math.inf for run in found["ours"]]
     lines = [
         "# Time to reward",
         "",
         "Made by `python scripts/bench/time_to_reward.py`: seconds from the command to a mean `end_of_sentence` of "
         f"{GOAL:g} on 32 held-out prompts, SmolLM2-135M, every parameter trained, looks on the clock.",
         "",
-        f"`{found['ours'][0]['command']}`, {found['machine']['processors']} processors"
-        + (f", median {median(times):.0f} s." if times else "."),
+        f"`{found['ours'][0]['command']}`, {found['machine']['processors']} processors, {found['precision']}, torch "
+        f"{found['versions']['torch']}, {found['date']}: median {median(times):.0f} s (bar 90). The clock stops at the first "
+        "look that reaches the goal, by 32 responses; a run left alone ends with a comparison of 128.",
         "",
         "| seed | before | seconds | steps | held-out reward there | samples |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -125,7 +127,12 @@ def main() -> None:
     args = parser.parse_args()
     path = RESULTS / "time_to_reward.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found |= {"machine": machine(), "ours": [ours(seed, args.work.resolve()) for seed in args.seeds]}
+    found = (
+        {"machine": machine(), "date": time.strftime("%Y-%m-%d")} if args.peers else found | {"date": time.strftime("%Y-%m-%d")}
+    )
+    found["ours"] = [ours(seed, args.work.resolve()) for seed in args.seeds]
+    record = json.loads((args.work / f"time_to_reward_{os.getpid()}_{args.seeds[0]}" / "run.json").read_text(encoding="utf-8"))
+    found |= {"versions": record["versions"], "precision": record["precision"], "threads": record["threads"]}
     if args.peers:
         samples = max(run["samples"] for run in found["ours"])
         found["grpo"] = grpo(args.seeds[0], samples, args.work.resolve())

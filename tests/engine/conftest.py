@@ -43,6 +43,11 @@ def _make(name: str) -> PreTrainedModel:
         return LlamaForCausalLM(
             _llama(tie_word_embeddings=False, attention_bias=True, mlp_bias=True, rope_parameters=rope, head_dim=16)
         )
+    if name == "llama, positions by yarn":
+        yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+        return LlamaForCausalLM(_llama(rope_parameters=yarn))
+    if name == "llama, positions stretched":
+        return LlamaForCausalLM(_llama(rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}))
     return Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -51,7 +56,8 @@ def _make(name: str) -> PreTrainedModel:
     )  # fmt: skip
 
 
-FAMILIES = ["packaged", "gpt2", "gpt2, untied, scaled by layer", "llama", "llama, untied, biased, scaled positions", "qwen2"]
+FAMILIES = ["packaged", "gpt2", "gpt2, untied, scaled by layer", "llama", "llama, untied, biased, scaled positions",
+            "llama, positions by yarn", "llama, positions stretched", "qwen2"]  # fmt: skip
 
 
 @pytest.fixture(params=FAMILIES)

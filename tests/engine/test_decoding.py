@@ -1,17 +1,19 @@
 """Decoding in place against the model's own forward pass, and sampling from it against arithmetic."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from llmrl.config import ModelConfig, Precision, RolloutConfig
 from llmrl.engine.packing import pack
 from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt
-from llmrl.rollout import sample
+from llmrl.rollout import Distribution, response_logprobs, sample
 from llmrl.rollout.decoding import PlainDecoder
 
 LENGTHS = (1, 7, 4, 7, 2)
@@ -116,30 +118,64 @@ def test_rows_that_end_early_do_not_change_the_others(tiny: LanguageModel, monke
 
 
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
-@pytest.mark.parametrize("options", [{"temperature": 4.0}, {"temperature": 4.0, "top_k": 8, "top_p": 0.9}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 2.0}, {"temperature": 4.0}, {"temperature": 4.0, "top_k": 8, "top_p": 0.9}]
+)
 def test_tokens_follow_the_models_own_distribution(precision: Precision, options: dict) -> None:
-    """Chi-squared test of 6,000 first tokens, on the small vocabulary of the random walks, against plain transformers."""
+    """Chi-squared tests of 6,000 responses, on the small vocabulary of the random walks, against plain transformers.
+
+    Of first tokens, which are drawn where the prompt was read, and of second and third ones after the commonest beginnings,
+    which are drawn from the cache and the weights laid out.
+    """
     language_model = load(ModelConfig(name_or_path="packaged:random_walks", precision=precision))
     prompt, draws = Prompt("d", id="d"), 6000
-    config = RolloutConfig(max_new_tokens=1, **options)
-    rollout = sample(language_model, [prompt] * draws, config, torch.Generator().manual_seed(11))
-    ids = language_model.tokenizer(["d"], return_tensors="pt")["input_ids"]
-    with torch.no_grad():
-        logits = language_model.model(ids).logits[0, -1].double() / config.temperature
+    config = RolloutConfig(max_new_tokens=3, **options)
+    tokens = sample(language_model, [prompt] * draws, config, torch.Generator().manual_seed(11)).response_tokens
+    given = language_model.tokenizer("d")["input_ids"]
+    beginnings: list[list[int]] = [[]]
+    for length in (1, 2):
+        seen = Counter(tuple(row) for row in tokens[:, :length].tolist() if not set(row) & set(language_model.stop_ids))
+        beginnings += [list(row) for row, count in seen.most_common(3) if count > 300]
+    assert {len(begun) for begun in beginnings} == {0, 1, 2}
+    for begun in beginnings:
+        rows = (tokens[:, : len(begun)] == torch.tensor(begun, dtype=torch.long)).all(-1)
+        with torch.no_grad():
+            logits = language_model.model(torch.tensor([[*given, *begun]])).logits[0, -1].double()
+        check_distribution(tokens[rows, len(begun)].numpy(), cut(logits / config.temperature, config).numpy())
+
+
+def cut(logits: Tensor, config: RolloutConfig) -> Tensor:
+    """Probabilities, by top-k and then top-p."""
     if config.top_k:
         logits[logits < logits.topk(config.top_k).values[-1]] = -torch.inf
         ordered, order = logits.softmax(-1).sort(descending=True)
         logits[order[ordered.cumsum(-1) - ordered >= config.top_p]] = -torch.inf
-    expected = draws * logits.softmax(-1).numpy()
-    counts = np.bincount(rollout.response_tokens[:, 0].numpy(), minlength=len(expected))
+    return logits.softmax(-1)
+
+
+def check_distribution(drawn: np.ndarray, probabilities: np.ndarray) -> None:
+    expected = len(drawn) * probabilities
+    counts = np.bincount(drawn, minlength=len(expected))
     assert counts[expected == 0].sum() == 0
     common = expected >= 5
-    assert common.sum() >= 3
+    assert common.sum() >= 2
     rest, rest_expected = counts[~common].sum(), expected[~common].sum()
     statistic = ((counts[common] - expected[common]) ** 2 / expected[common]).sum()
     statistic += (rest - rest_expected) ** 2 / max(rest_expected, 1.0)
     degrees = int(common.sum())
     assert statistic < degrees + 4 * (2 * degrees) ** 0.5 + 6  # beyond the 99.9 % quantile
+
+
+def test_log_probabilities_of_sampling_are_unbiased_in_bf16(tiny: LanguageModel) -> None:
+    """Token by token, against one pass in fp32 over the same responses."""
+    asked = [Prompt(text, id=text) for text in ("Once upon a time", "Bread", "On Sunday morning, the town")] * 24
+    half = dataclasses.replace(tiny, bf16=True)
+    rollout = sample(half, asked, RolloutConfig(max_new_tokens=32), torch.Generator().manual_seed(3))
+    exact = response_logprobs(tiny, rollout, Distribution())
+    errors = (rollout.logprobs - exact)[rollout.response_mask.bool()]
+    assert len(errors) > 1000
+    assert errors.std() > 0
+    assert errors.mean().abs() < 4 * errors.std() / len(errors) ** 0.5
 
 
 def test_one_seed_gives_the_same_bits(tiny: LanguageModel) -> None:

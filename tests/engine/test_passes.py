@@ -220,7 +220,8 @@ def test_a_change_from_outside_is_seen(tiny: LanguageModel, way: str) -> None:
         else:
             module.weight.grad = torch.randn_like(module.weight)
             torch.optim.AdamW([module.weight], lr=0.1, fused=True).step()
-    half.has_changed()
+    if way in ("fused optimiser", "data"):  # torch does not count these
+        half.has_changed()
     after = token_statistics(half, *columns, Distribution()).logprobs
     assert not torch.allclose(before, after, atol=1e-2)
     assert torch.equal(after, token_statistics(half.frozen_copy(), *columns, Distribution()).logprobs)

@@ -6,14 +6,35 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmrl.config import Device, ModelConfig, Precision
+from llmrl.config import Device, ModelConfig, Precision, RolloutConfig
 from llmrl.models.load import LanguageModel, load
+from llmrl.models.places import cache_folder
+from llmrl.prompts import Prompt
+from llmrl.rollout import Distribution, response_logprobs, sample
 from tests.ppo.test_invariants import VARIANTS, setting
 
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_folder: Path) -> LanguageModel:
     return load(ModelConfig(name_or_path=str(smollm2_folder), precision=Precision.fp32, device=Device.cpu))
+
+
+@pytest.mark.real_model
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["HuggingFaceTB--SmolLM2-135M-Instruct", "distilgpt2-shape"])
+def test_the_engine_against_transformers(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-probabilities of sampling and of a pass, at full width: to 1e-4 in fp32."""
+    settings = ModelConfig(name_or_path=str(cache_folder() / place), precision=Precision.fp32, device=Device.cpu)
+    language_model = load(settings)
+    asked = [Prompt(text, id=text) for text in ("The moon is", "Bread", "On Sunday morning, the town was")]
+    rollout = sample(language_model, asked, RolloutConfig(max_new_tokens=12), torch.Generator().manual_seed(4))
+    fast = response_logprobs(language_model, rollout, Distribution())
+    assert language_model.engine is not None
+    monkeypatch.setattr(LanguageModel, "engine", property(lambda _: None))
+    plain = response_logprobs(language_model, rollout, Distribution())
+    real = rollout.response_mask.bool()
+    assert torch.allclose(fast[real], plain[real], atol=1e-4)
+    assert torch.allclose(rollout.logprobs[real], plain[real], atol=1e-4)
 
 
 @pytest.mark.real_model

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llmrl.errors import UserError
 from llmrl.rewards import Sample, score
-from llmrl.rewards.answers import Abstain, Answer, Cites, Grounded, answer_f1, longest_run, sources_of
+from llmrl.rewards.answers import Abstain, Answer, Cites, ContextGain, Grounded, answer_f1, longest_run, sources_of
 
 CONTEXT = (
     "[1] Tides\nThe Moon pulls the sea towards it, and water heaps up below the Moon.\n\n"
@@ -114,3 +114,38 @@ def test_abstain() -> None:
     known, unknown = "Gas.", "I don't know."
     samples = [sample("Gas.", known), sample("I do not know", known), sample("Gas.", unknown), sample("I don’t know.", unknown)]
     assert Abstain()(samples) == [1, 0, 0, 1]
+
+
+OTHER = "[1] Rain\nWarm air holds more water, and drops form on dust when it cools."
+
+
+def test_gain_of_the_context() -> None:
+    """What the own sources support, and the others do not: 1 - 0. What both support equally gains nothing."""
+    asked = "Why?"
+    own = Sample(f"{CONTEXT}\n\n{asked}", "Yeast turns sugar into gas.", context=CONTEXT)
+    general = Sample(f"{OTHER}\n\n{asked}", "Water.", context=OTHER)  # of the sea here, of the air there
+    assert ContextGain()([own, general]) == [pytest.approx(1), pytest.approx(0)]
+    swapped = Sample(own.prompt.replace(CONTEXT, OTHER), own.response, context=OTHER)
+    expected = Grounded()([own])[0] - Grounded()([swapped])[0]
+    assert ContextGain()([own, own, general])[0] == pytest.approx(expected)
+    wrong = Sample(f"{OTHER}\n\n{asked}", "Yeast turns sugar into gas.", context=OTHER)
+    assert ContextGain()([wrong, own]) == [pytest.approx(-1), pytest.approx(1)]
+
+
+def test_gain_without_anything_to_compare_with() -> None:
+    own = Sample(f"{CONTEXT}\n\nWhy?", "Yeast turns sugar into gas.", context=CONTEXT)
+    bare = Sample("Why?", "Yeast turns sugar into gas.")
+    assert ContextGain()([own]) == [0]
+    assert ContextGain()([own, own]) == [0, 0]
+    assert ContextGain()([bare, own]) == [0, 0]
+    assert ContextGain()([]) == []
+
+
+def test_gain_of_another_reward() -> None:
+    one = Sample(f"{CONTEXT}\n\nWhy?", "Yeast turns sugar into gas [2].", context=CONTEXT)
+    other = Sample(f"{OTHER}\n\nWhy?", "Drops form on dust [1].", context=OTHER)
+    assert ContextGain(of="cites")([one, other]) == [2, 1]  # 1 - -1: there is no second source; 1 - 0
+    with pytest.raises(UserError, match="it must be another reward"):
+        ContextGain(of="context_gain")
+    with pytest.raises(UserError, match="there is no reward 'ground'"):
+        ContextGain(of="ground")

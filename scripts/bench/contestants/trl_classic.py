@@ -39,6 +39,8 @@ def main() -> None:
         longer = [24 * f"{text} " for text in work.prompts()]
         batch = tokenizer(longer, return_tensors="pt", truncation=True, max_length=work.prompt_tokens)
 
+    batch = batch.to(trainer.accelerator.device)
+
     def one_round() -> dict[str, Any]:
         start = time.perf_counter()
         with torch.no_grad():

@@ -42,6 +42,7 @@ class Learner:
     def sample(self, prompts: list[Prompt], **how: float) -> tuple[list[torch.Tensor], list[torch.Tensor], list[float]]:
         """(prompts' tokens, responses' tokens, rewards)"""
         batch = self.tokenizer([prompt.text for prompt in prompts], return_tensors="pt", padding=True)
+        batch = batch.to(self.trainer.accelerator.device)
         width, end = batch["input_ids"].shape[1], self.tokenizer.eos_token_id
         with torch.no_grad():
             output = self.trainer.model.generate(

@@ -16,8 +16,10 @@ def wait() -> bool:
 
 
 def answer(**figures: Any) -> None:
-    """Say how the round went, with the most memory the process has had until now."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Say how the round went, with the most memory the process has had until now; on a GPU, the GPU's."""
+    peak, torch = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
     print("answer " + json.dumps({**figures, "peak_bytes": peak}), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed, renamed; and read once their hash is what it was."""
+"""Files that are whole or not there: written beside, flushed, renamed; and known by their hash."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 
 def sha256_of(path: Path) -> str:
+    """In hexadecimal, of what the file holds."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -21,13 +22,17 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """In one piece or not at all."""
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old or the new, never half."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False, indent=1)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """The same, as JSON, and its name in the folder on the disk, too."""
+    replace_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     flush(path.parent)
