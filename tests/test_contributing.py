@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from tests.conftest import ROOT, SMALL_RUN, Command
+from tests.conftest import ROOT, Command
 
 
 def blocks() -> list[str]:
@@ -28,16 +28,16 @@ def test_the_instructions_work_for_a_package_of_ones_own(command: Command, tmp_p
         encoding="utf-8",
     )
     env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
-    listed = command("list", "reward", env=env)
+    listed = command("list", env=env)
     assert "reward=exclaims" in listed.stdout
-    assert "trains nothing" in command("list", env=env).stdout
+    assert "trains nothing" in listed.stdout
     assert "Rewards a response that ends in an exclamation mark" in listed.stdout
-    done = command("train", *SMALL_RUN, "reward=exclaims", "reward.exclaims.bonus=2", "evaluation.enabled=false", env=env)
+    words = ("trainer=idle", "reward=exclaims", "reward.exclaims.bonus=2", "rollout.max_new_tokens=24")
+    done = command("train", "experiment=debug", "hydra.run.dir=run", *words, env=env)
     assert done.returncode == 0, done.stderr
-    assert '"rewards/exclaims/mean"' in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
-    idle = command("train", "experiment=debug", "hydra.run.dir=idle", "trainer=idle", env=env)
-    assert idle.returncode == 0, idle.stderr
-    assert "Verdict: no evidence" in idle.stdout
+    assert "Verdict: no evidence" in done.stdout
+    judged = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    assert {base["reward"] for _, base, _ in judged["pairs"]} <= {0, 2}
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("A red fox.\n", encoding="utf-8")
     (tmp_path / "docs" / "b.txt").write_text("The fox is red.\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from llmrl.config import ReadingConfig
 from llmrl.errors import UserError
-from llmrl.retrieval import readers
+from llmrl.retrieval import pages
 from llmrl.retrieval.documents import Document, Heading, Unreadable
 from llmrl.retrieval.readers import document_name, find_files, read
 
@@ -486,7 +486,7 @@ def test_a_broken_page(tmp_path, monkeypatch) -> None:
     def reject(*_):
         raise ParserRejectedMarkup("odd\nmarkup")  # for what it does so depends on the version of Python
 
-    monkeypatch.setattr(readers, "BeautifulSoup", reject)
+    monkeypatch.setattr(pages, "BeautifulSoup", reject)
     assert reason(tmp_path, "a.html", "<p>a") == "broken html: odd markup"
 
 
