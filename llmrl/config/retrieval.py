@@ -146,9 +146,17 @@ class PromptingConfig:
     chat: bool = True  # use the model's chat template where it has one
 
     def __post_init__(self) -> None:
+        known = {"source": dict.fromkeys(("number", "path", "heading", "text"), ""), "question": {"question": ""}}
         for name, wanted in (("source", "{text}"), ("question", "{question}")):
             if wanted not in getattr(self, name):
                 raise UserError(f"prompting.{name} must hold {wanted}")
+            try:
+                getattr(self, name).format(**known[name])
+            except (KeyError, IndexError, ValueError):
+                fields = ", ".join(f"{{{field}}}" for field in known[name])
+                raise UserError(
+                    f"prompting.{name}={getattr(self, name)!r} can't be filled in: it may hold {fields}, and {{{{ for a brace"
+                ) from None
 
 
 class ContextKind(Enum):

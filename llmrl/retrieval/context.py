@@ -45,6 +45,11 @@ def ground(
     template or be taken for a citation. Raises UserError where the question alone is too long.
     """
 
+    openings = [text for text in (prompting.question.partition("{")[0].strip(), prompting.answer.strip()) if text]
+
+    def safe(text: str) -> str:
+        return escaped(text, control_tokens, openings)
+
     def made(sources: Sequence[Source]) -> str:
         return _prompt(question, sources, prompting, control_tokens, chat)
 
@@ -54,8 +59,8 @@ def ground(
     for hit in hits:
         number = len(sources) + 1
         text = prompting.source.format(
-            number=number, path=hit.chunk.path, heading=escaped(hit.chunk.heading, control_tokens),
-            text=escaped(hit.chunk.text, control_tokens),
+            number=number, path=safe(" ".join(hit.chunk.path.split())), heading=safe(" ".join(hit.chunk.heading.split())),
+            text=safe(hit.chunk.text),
         )  # fmt: skip
         source = Source(number, hit, text)
         if room is None or count(made([*sources, source])) <= room:

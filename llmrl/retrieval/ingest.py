@@ -1,5 +1,6 @@
 """A folder of documents to an index, or an index brought up to date: what has not changed costs nothing."""
 
+import hashlib
 import shutil
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from llmrl.registry import RETRIEVERS
 from llmrl.retrieval.chunks import HEADING_JOINT, cut, word_spans
 from llmrl.retrieval.documents import Document, Unreadable
 from llmrl.retrieval.embedder import Embedder
-from llmrl.retrieval.manifest import GENERATIONS, Generation, Manifest, checked, current, publish
+from llmrl.retrieval.manifest import GENERATIONS, Generation, Manifest, checked, current, next_number, publish
 from llmrl.retrieval.progress import Progress
 from llmrl.retrieval.readers import document_name, find_files, read
 from llmrl.retrieval.store import FileState, Store, key_of
@@ -47,12 +48,13 @@ class Ingested:
     removed: int = 0
     unchanged: int = 0
     embedded: int = 0  # chunks that the embedder read
+    searched_anew: bool = False  # the vectors are looked through in another way than before
     skipped: list[tuple[str, str]] = field(default_factory=list)  # file and why nothing of it is in the index
     seconds: float = 0.0
 
     @property
     def is_news(self) -> bool:
-        return bool(self.added or self.changed or self.removed)
+        return bool(self.added or self.changed or self.removed or self.searched_anew)
 
 
 def ingest(config: IngestConfig, progress: Progress) -> Ingested:
@@ -87,21 +89,30 @@ class _Ingest:
         self.spans = self.embedder.spans if self.embedder else word_spans
         self.needs_words = retriever.needs_words
         self.before = self._before()
+        self.vectors_from = self.before or self._same_embedder()
         self.done = Ingested()
         self.folder = index / GENERATIONS / UNFINISHED
 
     def run(self) -> Ingested:
         found = find_files(self.docs)
-        names = {path: document_name(path, self.docs) for path in found.files}
-        states = {names[path]: _state(path) for path in found.files}
+        names, states, done = dict[Path, str](), dict[str, FileState](), self.done
+        for path in found.files:
+            name = document_name(path, self.docs)
+            try:
+                if name in states:
+                    raise Unreadable("another file has this name")
+                states[name] = _state(path)
+                names[path] = name
+            except (OSError, Unreadable) as error:
+                done.skipped.append((name, f"can't be read: {getattr(error, 'strerror', None) or one_line(error)}"))
         known = self._known()
-        done = self.done
-        new = [path for path in found.files if names[path] not in known]
-        changed = [p for p in found.files if names[p] in known and known[names[p]].sha256 != states[names[p]].sha256]
+        new = [path for path in names if names[path] not in known]
+        changed = [path for path in names if names[path] in known and known[names[path]].sha256 != states[names[path]].sha256]
         gone = sorted(known.keys() - states.keys())
         done.added, done.changed, done.removed = len(new), len(changed), len(gone)
-        done.unchanged = len(found.files) - len(new) - len(changed)
-        done.skipped = list(found.skipped)
+        done.unchanged = len(names) - len(new) - len(changed)
+        done.skipped += found.skipped
+        done.searched_anew = self.before is not None and self._wants_other_neighbours(self.before)
         if not done.is_news and self.before is not None:
             with closing(Store(self.before.folder / "chunks.sqlite")) as store:
                 self._tell_of_problems(store)
@@ -138,6 +149,8 @@ class _Ingest:
             return None
         found = checked(self.index)  # what is kept of it was read again
         then, now = found.manifest.settings(), self._settings().settings()
+        if then["embedder"] and now["embedder"]:
+            then["embedder"]["name"] = now["embedder"]["name"]  # the hash of its weights says which it is, wherever it lies
         if then != now:
             key = next(name for name in now if then[name] != now[name])
             raise UserError(
@@ -145,6 +158,20 @@ class _Ingest:
                 "or rebuild=true"
             )
         return found
+
+    def _same_embedder(self) -> Generation | None:
+        """An index that is made anew, if it is whole and its vectors are this embedder's."""
+        try:
+            found = checked(self.index)
+        except UserError:
+            return None
+        then, now = found.manifest.embedder, self.embedder.describe() if self.embedder else None
+        wanted = ("weights_sha256", "passage_prefix", "pooling", "most_tokens", "modules")
+        return found if then and now and all(then[key] == now[key] for key in wanted) else None
+
+    def _wants_other_neighbours(self, before: Generation) -> bool:
+        there = before.manifest.neighbours
+        return there is not None and there["kind"] != self.config.embedder.neighbours.value
 
     def _known(self) -> dict[str, FileState]:
         if self.before is None:
@@ -168,8 +195,7 @@ class _Ingest:
     def _manifest(self, store: Store) -> Manifest:
         manifest = self._settings()
         self.done.counts = manifest.counts = store.counts()
-        number = current(self.index)
-        manifest.generation = (number.manifest.generation if number else 0) + 1
+        manifest.generation = next_number(self.index)
         manifest.made = datetime.now(UTC).isoformat(timespec="seconds")
         return manifest
 
@@ -191,7 +217,7 @@ class _Ingest:
     def _read_file(self, path: Path, name: str, store: Store) -> None:
         store.touch_file(name, FileState("", 0, 0, None))
         for document in read(path, name, self.config.reading):
-            text_id, is_new = store.text_id(document.text)
+            text_id, is_new = store.text_id(document)
             store.add_document(name, document, text_id)
             if is_new:
                 self._add_chunks(text_id, document, store)
@@ -208,7 +234,7 @@ class _Ingest:
             titles = list(dict.fromkeys(title for title in [document.title, *chunk.headings] if title))
             above = [title for title in titles if title not in text] if options.headings else []
             spare = limit - len(self.spans(text)) if limit is not None else None
-            while above and spare is not None and len(self.spans(HEADING_JOINT.join(above))) > spare:
+            while above and spare is not None and len(self.spans(f"{HEADING_JOINT.join(above)}\n")) > spare:
                 above.pop(0)
             store.add_chunk(text_id, chunk.start, chunk.end, HEADING_JOINT.join(titles), HEADING_JOINT.join(above), text)
 
@@ -221,6 +247,7 @@ class _Ingest:
     def _embed(self, store: Store, embedder: Embedder) -> dict[str, Any]:
         """Vectors of all chunks in the order of their ids, from the index before, the journal, and the embedder."""
         connection = store.connection
+        _mend_journal(self.index / JOURNAL)
         connection.execute("ATTACH ? AS journal", [str(self.index / JOURNAL)])
         try:
             said = embedder.describe()
@@ -230,7 +257,7 @@ class _Ingest:
                 connection.execute("DROP TABLE IF EXISTS journal.vectors")
                 connection.execute("DELETE FROM journal.of")
                 connection.execute("INSERT INTO journal.of VALUES (?)", [made_with])
-            connection.execute("CREATE TABLE IF NOT EXISTS journal.vectors (key BLOB PRIMARY KEY, vector BLOB)")
+            connection.execute("CREATE TABLE IF NOT EXISTS journal.vectors (key BLOB PRIMARY KEY, vector BLOB, sha256 BLOB)")
             connection.execute("CREATE TEMP TABLE old (key BLOB PRIMARY KEY, row INTEGER)")
             old = self._old_vectors(connection)
             connection.commit()
@@ -246,12 +273,12 @@ class _Ingest:
 
     def _old_vectors(self, connection: sqlite3.Connection) -> Any:
         """The vectors of the index before, their rows in the table `old`."""
-        if self.before is None:
+        if self.vectors_from is None:
             return None
-        with closing(Store(self.before.folder / "chunks.sqlite")) as before:
+        with closing(Store(self.vectors_from.folder / "chunks.sqlite")) as before:
             rows = ((key, row) for row, key in enumerate(before.keys()))
             connection.executemany("INSERT OR IGNORE INTO old VALUES (?, ?)", rows)
-        return np.load(self.before.folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        return np.load(self.vectors_from.folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
 
     def _embed_new(self, store: Store, embedder: Embedder) -> None:
         connection = store.connection
@@ -268,8 +295,8 @@ class _Ingest:
                     part = texts[start : start + PART]
                     vectors = embedder.passages(part)
                     connection.executemany(
-                        "INSERT OR REPLACE INTO journal.vectors VALUES (?, ?)",
-                        [(key_of(text), vector.tobytes()) for text, vector in zip(part, vectors, strict=True)],
+                        "INSERT OR REPLACE INTO journal.vectors VALUES (?, ?, ?)",
+                        [_journal_row(key_of(text), vector.tobytes()) for text, vector in zip(part, vectors, strict=True)],
                     )
                     connection.commit()
                     self.done.embedded += len(part)
@@ -291,6 +318,26 @@ class _Ingest:
         array.flush()
         flush(path)
         return array
+
+
+def _journal_row(key: bytes, vector: bytes) -> tuple[bytes, bytes, bytes]:
+    return key, vector, hashlib.sha256(key + vector).digest()
+
+
+def _mend_journal(path: Path) -> None:
+    """Leave of the journal of an ingest that did not end what is as it was written; a file that is no database goes."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as journal:
+            if journal.execute("PRAGMA quick_check").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("damaged")
+            rows = journal.execute("SELECT key, vector, sha256 FROM vectors")
+            bad = [(key,) for key, vector, digest in rows if _journal_row(key, vector)[2] != digest]
+            journal.executemany("DELETE FROM vectors WHERE key = ?", bad)
+            journal.commit()
+    except (sqlite3.DatabaseError, TypeError):  # cut off, no database, or without the table
+        path.unlink()
 
 
 def _state(path: Path) -> FileState:

@@ -19,7 +19,7 @@ from typing import Any
 from llmrl.errors import UserError, one_line
 from llmrl.files import flush, replace_json, sha256_of
 
-SCHEMA = 1
+SCHEMA = 2
 CURRENT = "current.json"
 GENERATIONS = "generations"
 
@@ -99,6 +99,24 @@ def checked(index: Path) -> Generation:
         if sha256_of(path) != expected:
             raise UserError(f"index {index} is damaged: {path} is not the file that was written; {AGAIN}")
     return found
+
+
+def pointer(index: Path) -> bytes | None:
+    """What says which generation counts, as it is now: to see whether it has changed."""
+    try:
+        return (index / CURRENT).read_bytes()
+    except OSError:
+        return None
+
+
+def next_number(index: Path) -> int:
+    """Of the generation to come: above every one that was, whatever state it is in."""
+    numbers = [int(path.name) for path in (index / GENERATIONS).glob("*") if path.name.isdigit()]
+    try:
+        numbers.append(int(json.loads(pointer(index) or b"{}")["generation"]))
+    except (ValueError, KeyError, TypeError):
+        pass
+    return max(numbers, default=0) + 1
 
 
 def publish(index: Path, unfinished: Path, manifest: Manifest) -> Generation:

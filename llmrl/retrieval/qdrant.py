@@ -1,5 +1,6 @@
 """Vectors held by Qdrant: on a server, for indexes that one machine's memory does not hold, or within this process."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -28,7 +29,7 @@ class Qdrant:
 
     Each state of an index is a collection of its own, `llmrl-` and the manifest's hash, filled from `vectors.npy` when it is
     first asked for; a point's id is its chunk's. Without `retriever.url` it is held in memory: the files of Qdrant's embedded
-    mode hold pickles, and are not used.
+    mode hold pickles, and are not used. Collections of earlier states stay on the server for whoever still searches them.
     """
 
     needs_vectors, needs_words = True, False
@@ -55,7 +56,8 @@ class Qdrant:
             raise UserError("retriever=qdrant needs its client: pip install 'llmrl[qdrant]'") from None
         if self.url is None:
             return QdrantClient(":memory:")
-        return QdrantClient(url=self.url, timeout=SECONDS, check_compatibility=False)
+        key = os.environ.get("QDRANT_API_KEY")  # never in a config, which is written into run folders
+        return QdrantClient(url=self.url, api_key=key, timeout=SECONDS, check_compatibility=False)
 
     def _fill(self) -> None:
         """Put every vector there that is not there yet: one that was cut off goes on when it is next opened."""

@@ -23,7 +23,7 @@ def read_questions(name: str, option: str = "questions") -> list[Question]:
     """JSON lines with `question`, and `path` or `paths`, `answer` and `id` where they are known. Raises UserError."""
     path = packaged(name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a line of JSON may hold what else ends lines
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}={name} can't be read: {getattr(error, 'strerror', None) or error}") from None
     found = []
@@ -38,6 +38,8 @@ def read_questions(name: str, option: str = "questions") -> list[Question]:
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{option}={name}, line {number}: the question must be text that is not blank")
         paths = row.get("paths") or ([row["path"]] if row.get("path") else [])
+        if not isinstance(paths, list):
+            raise UserError(f"{option}={name}, line {number}: `paths` must be a list of documents, not {paths!r}")
         answer = row.get("answer")
         found.append(
             Question(text, str(row.get("id", number)), tuple(map(str, paths)), None if answer is None else str(answer))

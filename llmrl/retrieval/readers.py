@@ -49,8 +49,8 @@ def find_files(folder: Path) -> Found:
 
 
 def document_name(path: Path, folder: Path) -> str:
-    """The posix path relative to the folder; bytes of the name that are not UTF-8 become U+FFFD."""
-    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", errors="replace")
+    r"""The posix path relative to the folder; bytes of the name that are not UTF-8 become \xff, each as it is."""
+    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", errors="backslashreplace")
 
 
 def read(path: Path, name: str, options: ReadingConfig) -> Iterator[Document]:

@@ -1,5 +1,6 @@
 """An index, open, and searching it: everything is loaded once, the models when they are first needed."""
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,9 +14,9 @@ from llmrl.config import EmbedderConfig, RetrieverConfig
 from llmrl.errors import UserError, one_line
 from llmrl.registry import RETRIEVERS
 from llmrl.retrieval.embedder import WAYS_OUT, Embedder
-from llmrl.retrieval.manifest import AGAIN, checked
+from llmrl.retrieval.manifest import AGAIN, checked, pointer
 from llmrl.retrieval.retrievers import Ranked, Retriever, missing
-from llmrl.retrieval.store import Store, StoredChunk
+from llmrl.retrieval.store import Only, Store, StoredChunk
 from llmrl.retrieval.vectors import Vectors
 from llmrl.retrieval.words import Words
 
@@ -66,7 +67,11 @@ class OpenIndex:
     def words(self) -> Words:
         """Of an index that has them; in memory from when a retriever first takes hold of them."""
         assert self.manifest.words is not None
-        return Words.load(self.folder / "words", self.manifest.words)
+        folder = self.folder / "words"
+        words = Words.load(folder, self.manifest.words)
+        if words.index is None and any(name.startswith("words/") for name in self.manifest.files):
+            raise UserError(f"index {self.path} is damaged: {folder} is missing; {AGAIN}")
+        return words
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -102,11 +107,13 @@ class Searcher:
             raise UserError("name the index: a folder made by python -m llmrl.ingest docs=... index=...")
         self.config = config
         for attempt in range(OPENINGS):
+            path = Path(config.index)
+            before = pointer(path)
             try:
-                self._open(Path(config.index))
+                self._open(path)
                 break
-            except FileNotFoundError:  # an ingest has just put another in its place
-                if attempt == OPENINGS - 1:
+            except (UserError, OSError, sqlite3.Error):  # an ingest may have just put another in its place
+                if attempt == OPENINGS - 1 or pointer(path) == before:
                     raise
 
     def _open(self, path: Path) -> None:
@@ -151,7 +158,8 @@ class Searcher:
             )
         if not self.index.count:
             return []
-        ids = self.index.store.ids_of(paths) if paths else self.index.store.allowed(config.path, config.where)
+        only = Only(config.path, config.where, paths)
+        ids = self.index.store.allowed(only)
         allowed = None if ids is None else self.index.rows_of(ids)
         more = config.reranker is not None or config.mmr < 1
         ranked = self.retriever.rank(question, max(wanted, config.candidates) if more else wanted, allowed)
@@ -160,13 +168,13 @@ class Searcher:
             ranked = self._reranked(question, ranked)
         if config.mmr < 1:
             ranked = self._diverse(ranked, wanted)
-        return self._hits(ranked, wanted)
+        return self._hits(ranked, wanted, only)
 
     def search_all(self, questions: Sequence[str], k: int | None = None) -> list[list[Hit]]:
         return [self.search(question, k) for question in questions]
 
-    def _hits(self, ranked: Ranked, wanted: int) -> list[Hit]:
-        chunks = self.index.store.chunks(self.index.ids[ranked.rows[:wanted]].tolist())
+    def _hits(self, ranked: Ranked, wanted: int, only: Only) -> list[Hit]:
+        chunks = self.index.store.chunks(self.index.ids[ranked.rows[:wanted]].tolist(), only)
         return [
             Hit(chunk, float(ranked.scores[i]), {name: float(values[i]) for name, values in ranked.parts.items()})
             for i, chunk in enumerate(chunks)

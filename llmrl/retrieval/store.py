@@ -1,15 +1,16 @@
 """Documents and chunks in SQLite: ids are never used twice, the same text is stored once.
 
 `files` are what was read, `documents` what they held (a row of a table is a document, too), `texts` what those say, `chunks`
-the parts of a text that are found. A chunk's row in `vectors.npy` is its place among all chunks in the order of their ids.
+the parts of a text that are found, with their words: to cut them out of a long text would read all of it each time. A chunk's
+row in `vectors.npy` is its place among all chunks in the order of their ids.
 """
 
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrl.retrieval.documents import Document
@@ -25,7 +26,7 @@ CREATE TABLE documents (
 );
 CREATE TABLE chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, text_id INTEGER NOT NULL REFERENCES texts(id), start INTEGER NOT NULL,
-    "end" INTEGER NOT NULL, heading TEXT NOT NULL, above TEXT NOT NULL, key BLOB NOT NULL
+    "end" INTEGER NOT NULL, heading TEXT NOT NULL, above TEXT NOT NULL, text TEXT NOT NULL, key BLOB NOT NULL
 );
 CREATE INDEX documents_of_file ON documents(file);
 CREATE INDEX documents_of_text ON documents(text_id);
@@ -34,8 +35,38 @@ CREATE INDEX chunks_of_text ON chunks(text_id);
 
 
 @dataclass(frozen=True)
+class Only:
+    """Which documents may be found: all of these must fit."""
+
+    path: str | None = None  # a pattern, as in 'howto/*.md'
+    where: Mapping[str, str] = field(default_factory=dict)  # metadata that say so
+    paths: Sequence[str] = ()  # one of these
+
+    @property
+    def is_all(self) -> bool:
+        return self.path is None and not self.where and not self.paths
+
+    def condition(self) -> tuple[str, list[str]]:
+        """(SQL about a row of documents, its values)"""
+        conditions, values = ["1"], list[str]()
+        if self.path is not None:
+            conditions.append("documents.path GLOB ?")
+            values.append(self.path)
+        for name, value in self.where.items():
+            conditions.append("EXISTS (SELECT 1 FROM json_each(documents.metadata) WHERE key = ? AND value = ?)")
+            values += [name, value]
+        if self.paths:
+            conditions.append(f"documents.path IN ({','.join('?' * len(self.paths))})")
+            values += self.paths
+        return " AND ".join(conditions), values
+
+
+EVERYTHING = Only()
+
+
+@dataclass(frozen=True)
 class StoredChunk:
-    """A chunk with the document it is told to be of: where several say the same, the first by path."""
+    """A chunk with the document it is told to be of: where several say the same, the first by path that may be found."""
 
     id: int
     path: str
@@ -96,54 +127,42 @@ class Store:
     def passages(self) -> Iterator[str]:
         """What is indexed of each chunk, in the same order: the headings above it, as far as they fit, and its text."""
         with closing(self.connection.cursor()) as cursor:
-            for above, text in cursor.execute(f"SELECT above, {_TEXT} {_CHUNKS_AND_TEXTS} ORDER BY chunks.id"):
+            for above, text in cursor.execute("SELECT above, text FROM chunks ORDER BY id"):
                 yield _passage(above, text)
 
     def passages_of(self, ids: Sequence[int]) -> list[str]:
         """The same of some chunks, in any order."""
         found = []
         for part in _parts(ids):
-            wanted = f"SELECT above, {_TEXT} {_CHUNKS_AND_TEXTS} WHERE chunks.id IN ({','.join('?' * len(part))})"
+            wanted = f"SELECT above, text FROM chunks WHERE id IN ({','.join('?' * len(part))})"
             found += [_passage(above, text) for above, text in self.connection.execute(wanted, part)]
         return found
 
-    def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
-        """The chunks of these ids, in this order."""
+    def chunks(self, ids: Sequence[int], only: Only = EVERYTHING) -> list[StoredChunk]:
+        """The chunks of these ids, in this order, each of a document that may be found."""
         found = {}
+        condition, values = only.condition()
+        first = f"SELECT id FROM documents WHERE text_id = chunks.text_id AND {condition} ORDER BY path LIMIT 1"
         for part in _parts(ids):
             rows = self.connection.execute(
-                f'SELECT chunks.id, path, title, heading, start, "end", {_TEXT}, metadata {_CHUNKS_AND_TEXTS} '
-                f"JOIN documents ON documents.id = {_FIRST_DOCUMENT} WHERE chunks.id IN ({','.join('?' * len(part))})",
-                part,
+                'SELECT chunks.id, path, title, heading, start, "end", text, metadata FROM chunks '
+                f"JOIN documents ON documents.id = ({first}) WHERE chunks.id IN ({','.join('?' * len(part))})",
+                [*values, *part],
             )
             found |= {row[0]: StoredChunk(*row[:-1], metadata=json.loads(row[-1])) for row in rows}
         return [found[number] for number in ids]
 
-    def allowed(self, path: str | None, where: dict[str, str]) -> set[int] | None:
-        """Ids of the chunks of documents whose path fits the pattern and whose metadata say so; None where all may be found."""
-        if path is None and not where:
+    def allowed(self, only: Only) -> set[int] | None:
+        """Ids of the chunks of documents that may be found; None where all may."""
+        if only.is_all:
             return None
-        conditions, values = ["1"], []
-        if path is not None:
-            conditions.append("path GLOB ?")
-            values.append(path)
-        for name, value in where.items():
-            conditions.append("EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)")
-            values += [name, value]
-        return {
-            row[0]
-            for row in self.connection.execute(
-                f"SELECT DISTINCT chunks.id FROM chunks JOIN documents ON documents.text_id = chunks.text_id "
-                f"WHERE {' AND '.join(conditions)}",
-                values,
-            )
-        }
+        condition, values = only.condition()
+        wanted = f"SELECT DISTINCT chunks.id FROM chunks JOIN documents ON documents.text_id = chunks.text_id WHERE {condition}"
+        return {row[0] for row in self.connection.execute(wanted, values)}
 
     def ids_of(self, paths: Sequence[str]) -> set[int]:
         """Ids of the chunks of these documents."""
-        marks = ",".join("?" * len(paths))
-        wanted = f"SELECT chunks.id FROM chunks JOIN documents USING (text_id) WHERE path IN ({marks})"
-        return {row[0] for row in self.connection.execute(wanted, list(paths))}
+        return self.allowed(Only(paths=paths)) or set() if paths else set()
 
     def paths(self, ids: Iterable[int]) -> dict[int, list[str]]:
         """Every document that a chunk stands in."""
@@ -154,6 +173,10 @@ class Store:
             )
             found[number] = [row[0] for row in rows]
         return found
+
+    def documents(self) -> set[str]:
+        """The paths of all."""
+        return {row[0] for row in self.connection.execute("SELECT path FROM documents")}
 
     def text_of(self, path: str) -> str | None:
         """The whole text of a document; None where there is none of that path."""
@@ -172,13 +195,14 @@ class Store:
             [name, state.sha256, state.size, state.modified_ns, state.problem],
         )
 
-    def text_id(self, text: str) -> tuple[int, bool]:
-        """(id of a text, whether it is new here)."""
-        digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+    def text_id(self, document: Document) -> tuple[int, bool]:
+        """(id of a document's text, whether it is new here): the same text under other headings is another."""
+        said = [document.text, document.title, *(f"{each.start} {each.level} {each.title}" for each in document.headings)]
+        digest = hashlib.sha256("\0".join(said).encode("utf-8", errors="surrogatepass")).hexdigest()
         row = self.connection.execute("SELECT id FROM texts WHERE sha256 = ?", [digest]).fetchone()
         if row:
             return row[0], False
-        made = self.connection.execute("INSERT INTO texts (sha256, text) VALUES (?, ?)", [digest, text]).lastrowid
+        made = self.connection.execute("INSERT INTO texts (sha256, text) VALUES (?, ?)", [digest, document.text]).lastrowid
         assert made is not None
         return made, True
 
@@ -191,8 +215,8 @@ class Store:
     def add_chunk(self, text_id: int, start: int, end: int, heading: str, above: str, text: str) -> None:
         """`text` is what stands from `start` to `end`, `above` what of its headings is indexed with it."""
         self.connection.execute(
-            'INSERT INTO chunks (text_id, start, "end", heading, above, key) VALUES (?, ?, ?, ?, ?, ?)',
-            [text_id, start, end, heading, above, key_of(_passage(above, text))],
+            'INSERT INTO chunks (text_id, start, "end", heading, above, text, key) VALUES (?, ?, ?, ?, ?, ?, ?)',
+            [text_id, start, end, heading, above, text, key_of(_passage(above, text))],
         )
 
     def remove_file(self, name: str) -> None:
@@ -207,11 +231,6 @@ class Store:
 
     def commit(self) -> None:
         self.connection.commit()
-
-
-_TEXT = 'substr(text, start + 1, "end" - start)'
-_CHUNKS_AND_TEXTS = "FROM chunks JOIN texts ON texts.id = chunks.text_id"
-_FIRST_DOCUMENT = "(SELECT id FROM documents WHERE documents.text_id = chunks.text_id ORDER BY path LIMIT 1)"
 
 
 def _passage(above: str, text: str) -> str:

@@ -23,6 +23,8 @@ HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 200, 128
 PROBES = 64
 REFINED = 8
 """IVF-PQ finds this many times as many as asked for, which are then ordered by their exact cosines."""
+FEW = 50_000
+"""So many that may be found are all compared, whatever the index."""
 LEAST_FOR_LISTS = 10_000
 SAMPLE = 200
 
@@ -71,6 +73,10 @@ class Vectors:
     def __call__(self, query: Floats, count: int, allowed: Rows | None = None) -> tuple[Rows, Floats]:
         if not self.count or (allowed is not None and not len(allowed)):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        if allowed is not None and len(allowed) <= FEW:  # what looks at a part of all may look past them
+            exact = self.array[allowed] @ query
+            order = np.argsort(-exact, kind="stable")[:count]
+            return allowed[order], exact[order]
         index = self.flat if self.index is None else self.index
         parameters = None if allowed is None else _restricted(index, allowed)
         wanted = min(count * (REFINED if isinstance(index, faiss.IndexIVFPQ) else 1), self.count)

@@ -74,6 +74,6 @@ class Words:
         return self.index.get_scores_from_ids(known)
 
 
-def _numbered(passages: Iterable[str], tokens: Tokens, vocabulary: dict[str, int]) -> Iterator[list[int]]:
+def _numbered(passages: Iterable[str], tokens: Tokens, vocabulary: dict[str, int]) -> Iterator[NDArray[np.int32]]:
     for passage in passages:
-        yield [vocabulary.setdefault(word, len(vocabulary)) for word in tokens(passage)]
+        yield np.array([vocabulary.setdefault(word, len(vocabulary)) for word in tokens(passage)], dtype=np.int32)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from llmrl.errors import UserError
 from llmrl.registry import REWARDS
 from llmrl.rewards.base import Reward, Sample, reward
-from llmrl.rewards.grounding import abstains, citations, content_words, supported_share
+from llmrl.rewards.grounding import abstains, all_words, citations, content_words, quotations, supported_share
 
 _SOURCE = re.compile(r"(?:^|\n\n)\[(\d{1,3})\] ")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?!\[\d)|\n+")
@@ -53,15 +53,15 @@ class Grounded(Reward):
     """Rewards what the sources support, said in words of one's own: in [0, 1].
 
         support = (share of content words in the context + share of pairs of neighbouring content words in it) / 2
-        copied  = longest run of the response's words that stands in the context word for word, above `copy_cap`, per word
+        copied  = words in runs of more than 5 that stand in the context one after the other, above `copy_cap`, per word
         reward  = support x (1 - copied)
 
     The question's words count for nothing, so that saying it again earns nothing; neither does an answer of fewer than
-    `least_words` other content words, or one that does not know.
+    `least_words` other content words, one that does not know, or any where the reference says that it does not know.
     """
 
-    copy_cap: int = 12  # words in a row that may be taken over before it costs, at least 1
-    least_words: int = 1  # content words that are not the question's, at least 1
+    copy_cap: int = 12  # words that may be taken over word for word before it costs, at least 1
+    least_words: int = 3  # content words that are not the question's, at least 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,27 +75,38 @@ class Grounded(Reward):
     def _score(self, sample: Sample) -> float:
         context, asked = sample.context or "", set(content_words(question_of(sample)))
         words = [word for word in content_words(sample.response) if word not in asked]
-        if len(words) < self.least_words or abstains(sample.response):
+        if len(words) < self.least_words or abstains(sample.response) or abstains(sample.answer or ""):
             return 0.0
         held = content_words(context)
         known, pairs = set(held), set(pairwise(held))
         share = sum(word in known for word in words) / len(words)
-        own = list(pairwise(content_words(sample.response)))
-        share_of_pairs = sum(pair in pairs for pair in own) / len(own) if own else share
-        said = sample.response.lower().split()
-        copied = max(longest_run(said, context.lower().split()) - self.copy_cap, 0) / len(said)
+        own = [pair for pair in pairwise(content_words(sample.response)) if not asked.issuperset(pair)]
+        share_of_pairs = sum(pair in pairs for pair in own) / len(own) if own else 0.0
+        said = all_words(sample.response)
+        copied = max(taken_over(said, all_words(context)) - self.copy_cap, 0) / len(said)
         return (share + share_of_pairs) / 2 * (1 - copied)
 
 
-def longest_run(words: Sequence[str], within: Sequence[str]) -> int:
-    """Length of the longest run of words that stands in another text, in its order and without gaps."""
-    best, before = 0, [0] * (len(within) + 1)
-    for word in words:
-        now = [0] * (len(within) + 1)
-        for at, other in enumerate(within, 1):
-            if word == other:
-                now[at] = before[at - 1] + 1
-        best, before = max(best, max(now)), now
+def taken_over(words: Sequence[str], within: Sequence[str], run: int = 5) -> int:
+    """How many words stand in runs of more than `run` that are in another text, in its order and without gaps."""
+    count = at = 0
+    while at < len(words):
+        length = _longest_run(words, at, within)
+        if length > run:
+            count += length
+        at += length if length > run else 1
+    return count
+
+
+def _longest_run(words: Sequence[str], at: int, within: Sequence[str]) -> int:
+    """Length of the longest run that begins at a word."""
+    best = 0
+    for start, word in enumerate(within):
+        if word == words[at]:
+            length = 1
+            while at + length < len(words) and start + length < len(within) and words[at + length] == within[start + length]:
+                length += 1
+            best = max(best, length)
     return best
 
 
@@ -142,28 +153,35 @@ def _other_context(samples: Sequence[Sample], at: int) -> str | None:
 class Cites(Reward):
     """Rewards sentences that cite a source which supports them: in [-1, 1].
 
-    The mean over sentences of: the share of the sentence's content words that stand in the sources it cites; 0 where it cites
-    none; -1 where it cites one that is not there. An answer that does not know needs no citation: 0.
+    The mean over sentences of: the share of the sentence's content words, the question's left out, that stand in the sources it
+    cites, averaged over these; 0 where it cites none, says no more than the question, or quotes words that no cited source
+    holds in that order; -1 where it cites a source that is not there. An answer that does not know needs no citation: 0, and
+    nothing is earned where the reference says that it does not know.
     """
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         return [self._score(sample) for sample in samples]
 
     def _score(self, sample: Sample) -> float:
-        sources = sources_of(sample.context or "")
+        sources, asked = sources_of(sample.context or ""), question_of(sample)
         sentences = [sentence for sentence in _SENTENCE.split(sample.response) if sentence.strip()]
         if not sentences or abstains(sample.response):
             return 0.0
-        return sum(_support(sentence, sources) for sentence in sentences) / len(sentences)
+        earned = sum(_support(sentence, sources, asked) for sentence in sentences) / len(sentences)
+        return min(earned, 0.0) if abstains(sample.answer or "") else earned
 
 
-def _support(sentence: str, sources: dict[int, str]) -> float:
+def _support(sentence: str, sources: dict[int, str], question: str) -> float:
     cited = citations(sentence)
     if any(number not in sources for number in cited):
         return -1.0
-    if not cited or not content_words(sentence):
+    asked = set(content_words(question))
+    if not cited or asked.issuperset(content_words(sentence)):
         return 0.0
-    return supported_share(sentence, "\n".join(sources[number] for number in cited))
+    held = [f" {' '.join(all_words(sources[number]))} " for number in cited]
+    if any(not any(f" {' '.join(quoted)} " in each for each in held) for quoted in quotations(sentence)):
+        return 0.0
+    return sum(supported_share(sentence, sources[number], question) for number in cited) / len(cited)
 
 
 def sources_of(context: str) -> dict[int, str]:

@@ -13,19 +13,27 @@ FUNCTION_WORDS = frozenset(
     "what when where which while who whom why will with would you your yours answer question source sources".split()
 )
 _CITATION = re.compile(r"\[(\d{1,3})\]")
-_ABSTENTION = re.compile(
-    r"\b(?:i|we)\s+(?:(?:really|just|simply)\s+)?(?:don[’']?t|do\s+not|can\s*not|can[’']?t)\s+(?:know|say|tell|answer)\b|"
-    r"\b(?:the\s+)?(?:sources?|context)\b[^.!?]{0,40}\b(?:do(?:es)?\s+not|don[’']?t|doesn[’']?t)\s+(?:say|hold|contain|mention|have)\b",
+_ABSTENTION = re.compile(  # at the beginning of a sentence, an apology before it aside
+    r"\W*(?:(?:i[’']?m\s+|i\s+am\s+)?(?:sorry|afraid)\W+(?:but\s+|that\s+)?|unfortunately\W+)?(?:"
+    r"(?:i|we)\s+(?:(?:really|just|simply)\s+)?(?:don[’']?t|do\s+not|can\s*not|can[’']?t)\s+(?:know|say|tell|answer)\b|"
+    r"(?:the\s+)?(?:given\s+)?(?:sources?|context)\s+(?:above\s+|below\s+)?(?:do(?:es)?\s+not|don[’']?t|doesn[’']?t)\s+"
+    r"(?:say|tell|hold|contain|mention|have)\b)",
     re.IGNORECASE,
 )
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_QUOTED = re.compile(r"[\"“]([^\"“”]+)[\"”]")
+
+
+def all_words(text: str) -> list[str]:
+    """Words in lower case, citations left out; every number is itself."""
+    text = _CITATION.sub(" ", text)
+    numbers = iter(re.findall(r"\d+(?:[.,]\d+)*", text))
+    return [next(numbers, word) if word == "0" else word for word in words_of(text)]
 
 
 def content_words(text: str) -> list[str]:
-    """Words in lower case, citations and function words left out; every number is itself."""
-    text = _CITATION.sub(" ", text)
-    numbers = iter(re.findall(r"\d+(?:[.,]\d+)*", text))
-    words = [next(numbers, word) if word == "0" else word for word in words_of(text)]
-    return [word for word in words if word not in FUNCTION_WORDS]
+    """The same, function words left out."""
+    return [word for word in all_words(text) if word not in FUNCTION_WORDS]
 
 
 def supported_share(response: str, context: str, question: str = "") -> float:
@@ -41,15 +49,28 @@ def citations(text: str) -> list[int]:
 
 
 def abstains(text: str) -> bool:
-    """Whether a text says that it does not know."""
-    return _ABSTENTION.search(text) is not None
+    """Whether a text says that it does not know, and nothing else: each sentence that says anything says so."""
+    told = [sentence for sentence in _SENTENCES.split(text) if sentence.strip()]
+    found = [_ABSTENTION.match(sentence) is not None for sentence in told]
+    return any(found) and all(is_one or not content_words(sentence) for sentence, is_one in zip(told, found, strict=True))
 
 
-def escaped(text: str, control_tokens: Collection[str]) -> str:
-    """A retrieved text that can't be taken for anything but text: no control token of the model in it, and no citation."""
+def quotations(text: str) -> list[list[str]]:
+    """The words of each quotation of three words or more."""
+    return [words for quoted in _QUOTED.findall(text) if len(words := all_words(quoted)) >= 3]
+
+
+def escaped(text: str, control_tokens: Collection[str], openings: Collection[str] = ()) -> str:
+    """A retrieved text that can't be taken for anything but text.
+
+    No control token of the model is in it and no citation, and no line of it begins with one of the template's `openings`, as
+    "Question:" is one.
+    """
     for token in sorted(control_tokens, key=len, reverse=True):
         if len(token) > 1 and not token.isspace():
             text = text.replace(token, f"{token[0]} {token[1:]}")
+    for opening in openings:
+        text = re.sub(rf"^(?=\s*{re.escape(opening)})", "| ", text, flags=re.IGNORECASE | re.MULTILINE)
     return _CITATION.sub(r"(\1)", text)
 
 

@@ -182,8 +182,8 @@ def _answer_all(asker: Asker, questions: Sequence[Question], config: AskConfig, 
     def rows() -> Iterator[dict[str, Any]]:
         with Progress(console).questions(len(questions)) as step:
             for start in range(0, len(questions), config.batch_size):
-                for answer in asker.answer(questions[start : start + config.batch_size]):
-                    yield answer.record()
+                for row in _records(asker, questions[start : start + config.batch_size]):
+                    yield row
                     step(1)
 
     if config.out is not None:
@@ -192,6 +192,16 @@ def _answer_all(asker: Asker, questions: Sequence[Question], config: AskConfig, 
     else:
         for row in rows():
             print(json.dumps(row, ensure_ascii=False))
+
+
+def _records(asker: Asker, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Rows of a batch; one that can't be asked says why, and the others are answered all the same."""
+    try:
+        return [answer.record() for answer in asker.answer(questions)]
+    except UserError as error:
+        if len(questions) == 1:
+            return [{"id": questions[0].id, "question": questions[0].text, "answer": None, "error": str(error)}]
+        return [row for question in questions for row in _records(asker, [question])]
 
 
 def _show(asker: Asker, question: Question, console: Console, out: str | None) -> None:

@@ -12,11 +12,13 @@ from llmrl.prompts import Prompt, PromptSplit
 from llmrl.prompts.sources import fraction
 from llmrl.retrieval.context import ground
 from llmrl.retrieval.search import Hit, Searcher
-from llmrl.rewards.grounding import supported_share
+from llmrl.rewards.grounding import all_words, content_words, supported_share
 from llmrl.rollout.ask import DONT_KNOW, chat_of, control_tokens
 
 SUPPORTED = 0.8
-"""A chunk of the right document holds the answer if it says it, or so many of its content words."""
+"""A chunk of the right document holds the answer if it says it, or so many of its content words,"""
+LEAST_WORDS = 3
+"""where it has so many."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def with_context(split: PromptSplit, config: TrainConfig, language_model: Langua
     where sources are numbered; where its context lacks the answer, so far as that is known, it becomes "I don't know.".
     """
     maker = _Maker(config, language_model)
+    maker.refuse_unknown([*split.train, *split.held_out])
     train = [maker.made(prompt, maker.kind(prompt), split.train) for prompt in split.train]
     held_out = [maker.made(prompt, config.context.held_out, split.held_out) for prompt in split.held_out]
     counts = Counter(prompt.kind for prompt in train)
@@ -48,6 +51,15 @@ class _Maker:
         self.searcher = Searcher(config.retriever)
         self.chat = chat_of(language_model) if config.prompting.chat else None
         self.found: dict[str, list[Hit]] = {}
+        self.of: dict[int, frozenset[str]] = {}  # every document that a chunk stands in
+
+    def refuse_unknown(self, prompts: Sequence[Prompt]) -> None:
+        """Raises UserError for a document that the index does not have: nothing of it could ever be found."""
+        known = self.searcher.index.store.documents()
+        for prompt in prompts:
+            for path in prompt.gold:
+                if path not in known:
+                    raise UserError(f"prompt {prompt.id}: the index has no document {path!r} (prompts.gold_field)")
 
     def kind(self, prompt: Prompt) -> ContextKind:
         weights = self.config.context.weights()
@@ -87,7 +99,7 @@ class _Maker:
         found = self._search(prompt)
         if kind is ContextKind.retrieved:
             return found[:k]
-        wrong = [hit for hit in found if hit.chunk.path not in prompt.gold]
+        wrong = [hit for hit in found if not self._is_of(hit, prompt) and not self._answers(hit, prompt)]
         right = self._right(prompt) if kind is ContextKind.gold else []
         hits = wrong[: k - len(right)]
         for hit in right:
@@ -110,11 +122,25 @@ class _Maker:
         holding = [hit for hit in hits if self._answers(hit, prompt)]
         return (holding or hits)[:1]
 
+    def _is_of(self, hit: Hit, prompt: Prompt) -> bool:
+        """Whether a chunk stands in a document that answers, under whatever other name it may be found."""
+        number = hit.chunk.id
+        if number not in self.of:
+            self.of[number] = frozenset(self.searcher.index.store.paths([number])[number])
+        return not self.of[number].isdisjoint(prompt.gold)
+
     def _answers(self, hit: Hit, prompt: Prompt) -> bool:
-        if prompt.answer is None or hit.chunk.path not in prompt.gold:
+        """Whether a chunk holds the reference answer: word for word or, in the right document, nearly all its content words.
+
+        Where the right document is not known, whichever chunk says it word for word.
+        """
+        if prompt.answer is None or (prompt.gold and not self._is_of(hit, prompt)):
             return False
-        said = " ".join(hit.chunk.text.split())
-        return " ".join(prompt.answer.split()) in said or supported_share(prompt.answer, said) >= SUPPORTED
+        said, wanted = f" {' '.join(all_words(hit.chunk.text))} ", " ".join(all_words(prompt.answer))
+        if wanted and f" {wanted} " in said:
+            return True
+        enough = bool(prompt.gold) and len(set(content_words(prompt.answer))) >= LEAST_WORDS
+        return enough and supported_share(prompt.answer, hit.chunk.text) >= SUPPORTED
 
 
 def _other(prompt: Prompt, others: Sequence[Prompt]) -> Prompt:

@@ -17,3 +17,5 @@ def write_rows(path: Path, rows: Iterator[Mapping[str, object]]) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"out={path} can't be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

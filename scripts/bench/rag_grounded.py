@@ -63,6 +63,9 @@ def command(words: Sequence[str]) -> None:
 
 def make_index(work: Path) -> dict[str, Any]:
     """The index, and the questions: all of the FAQ's and some of the reference's, drawn by a fixed seed."""
+    made = work / "made.json"
+    if made.is_file():
+        return json.loads(made.read_text(encoding="utf-8"))
     begun = time.perf_counter()
     command(
         [
@@ -75,7 +78,9 @@ def make_index(work: Path) -> dict[str, Any]:
     reference = random.Random(0).sample([row for row in rows if not row["id"].startswith("faq/")], FROM_THE_REFERENCE)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [*faq, *reference])
     (work / "questions.jsonl").write_text(lines, encoding="utf-8")
-    return {"faq": len(faq), "reference": len(reference), "seconds": time.perf_counter() - begun}
+    found = {"faq": len(faq), "reference": len(reference), "seconds": time.perf_counter() - begun}
+    made.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
 def make_run(experiment: str, model: Path, seed: int, folder: Path, work: Path, extra: Sequence[str]) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def _said(language_model: Any, prompts: Sequence[Prompt], rollout: Any) -> list[
 
 
 def judged(before: Prompt, prompt: Prompt, text: str) -> dict[str, Any]:
-    one = Sample(prompt.text, text, context=prompt.context, answer=prompt.answer)
+    one = Sample(prompt.text, text, context=prompt.context)  # what stands in the sources, whether they answer or not
     held = not abstains(prompt.answer or "")
     return {
         "id": prompt.id, "question": before.text, "response": text.strip(), "held": held,

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from llmrl.errors import UserError
 from llmrl.rewards import Sample, score
-from llmrl.rewards.answers import Abstain, Answer, Cites, ContextGain, Grounded, answer_f1, longest_run, sources_of
+from llmrl.rewards.answers import Abstain, Answer, Cites, ContextGain, Grounded, answer_f1, sources_of, taken_over
+from llmrl.rewards.grounding import abstains
 
 CONTEXT = (
     "[1] Tides\nThe Moon pulls the sea towards it, and water heaps up below the Moon.\n\n"
@@ -52,8 +53,9 @@ def test_f1_is_symmetric_and_between_0_and_1(one: str, other: str) -> None:
     ("response", "expected"),
     [
         ("Yeast turns sugar into gas.", 1),  # words and pairs all stand there
-        # yeast, bubbles: one of two, and the pair is nowhere
-        ("Yeast bubbles.", (0.5 + 0) / 2),
+        # yeast of yeast, bubbles, quietly; the pairs are nowhere
+        ("Yeast bubbles quietly.", (1 / 3 + 0) / 2),
+        ("Yeast turns.", 0),  # too few words to be an answer
         ("What makes dough rise?", 0),  # the question again
         ("I don't know.", 0),
         ("", 0),
@@ -79,10 +81,45 @@ def test_ranges_are_checked() -> None:
 
 @pytest.mark.parametrize(
     ("words", "within", "expected"),
-    [("a b c d", "x b c y", 2), ("a b", "c d", 0), ("", "a", 0), ("a a b", "a b a a b", 3), ("a b c", "a x b x c", 1)],
-)
-def test_longest_run(words: str, within: str, expected: int) -> None:
-    assert longest_run(words.split(), within.split()) == expected
+    [
+        ("a b c d", "x b c y", 2), ("a b", "c d", 0), ("", "a", 0), ("a a b", "a b a a b", 3), ("a b c", "a x b x c", 0),
+        ("a b x c d", "a b c d", 4), ("a b c d", "c d a b", 4),
+    ],
+)  # fmt: skip
+def test_words_taken_over(words: str, within: str, expected: int) -> None:
+    """In runs of two or more."""
+    assert taken_over(words.split(), within.split(), run=1) == expected
+
+
+def test_breaking_a_copy_up_does_not_make_it_ones_own() -> None:
+    first, second = "The Moon pulls the sea towards it", "and water heaps up below the Moon"  # 7 words each
+    copied = f"{first}, so, {second}; hence yeast turns sugar into gas, and the gas makes dough rise"  # and 11
+    assert Grounded(copy_cap=12)([sample(copied)])[0] < 1 - 13 / 27
+    assert Grounded(copy_cap=12)([sample(copied.upper().replace(",", ";"))]) == Grounded(copy_cap=12)([sample(copied)])
+
+
+@pytest.mark.parametrize("response", ["Yeast [2]", "Yeast turns sugar into gas [2].", "What makes dough rise? [2]"])
+def test_making_things_up_never_beats_not_knowing(response: str) -> None:
+    """Where the reference does not know, the mix of the README pays nothing for sounding sure."""
+    rewards = {"answer": Answer(), "grounded": Grounded(), "cites": Cites()}
+    scores = score(rewards, [sample("I don't know.", "I don't know."), sample(response, "I don't know.")]).total
+    assert scores[0] == 1
+    assert scores[1] <= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I don't know.", True), ("I do not know that.", True), ("Sorry, but I can't say.", True),
+        ("I'm sorry, I don’t know", True), ("The sources do not say.", True), ("I don't know [1].", True),
+        ("I don't know. The context does not mention it.", True), ("Yeast eats rocks. I don't know.", False),
+        ("I don't know. It is yeast.", False), ("", False), ("Yeast.", False),
+        ("An archive, where the source is a directory and does not contain a main file.", False),
+        ("If the source does not contain a file, it is made.", False),
+    ],
+)  # fmt: skip
+def test_what_is_an_abstention(text: str, expected: bool) -> None:
+    assert abstains(text) == expected
 
 
 def test_sources_by_their_numbers() -> None:
@@ -104,6 +141,11 @@ def test_sources_by_their_numbers() -> None:
         ("I don't know [9].", 0),
         ("[2]", 0),
         ("", 0),
+        ("What makes dough rise? [2]", 0),  # the question, cited
+        ("Yeast makes gas [1] [2].", 0.5),  # half of what it cites supports it
+        ('Yeast "turns sugar into gas" [2].', 1),
+        ('Yeast "turns gas into sugar" [2].', 0),  # nobody said so
+        ("Yeast “turns sugar into gas” [1].", 0),
     ],
 )
 def test_cites(response: str, expected: float) -> None:
@@ -123,8 +165,10 @@ def test_gain_of_the_context() -> None:
     """What the own sources support, and the others do not: 1 - 0. What both support equally gains nothing."""
     asked = "Why?"
     own = Sample(f"{CONTEXT}\n\n{asked}", "Yeast turns sugar into gas.", context=CONTEXT)
-    general = Sample(f"{OTHER}\n\n{asked}", "Water.", context=OTHER)  # of the sea here, of the air there
-    assert ContextGain()([own, general]) == [pytest.approx(1), pytest.approx(0)]
+    general = Sample(f"{OTHER}\n\n{asked}", "Some more water is on the sea.", context=OTHER)  # a word of each
+    assert ContextGain(of="grounded")([own, general])[0] == pytest.approx(1)
+    there = Grounded()([Sample(f"{CONTEXT}\n\n{asked}", general.response, context=CONTEXT)])[0]
+    assert ContextGain()([own, general])[1] == pytest.approx(Grounded()([general])[0] - there)
     swapped = Sample(own.prompt.replace(CONTEXT, OTHER), own.response, context=OTHER)
     expected = Grounded()([own])[0] - Grounded()([swapped])[0]
     assert ContextGain()([own, own, general])[0] == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """Prompts with their contexts: each kind holds what it says, and the answer is known to be missing where it is."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from llmrl.config import (
     RetrieverConfig,
     TrainConfig,
 )
-from llmrl.models.load import LanguageModel
+from llmrl.errors import UserError
+from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt, PromptSplit, load_prompts
 from llmrl.retrieval.ingest import ingest
 from llmrl.retrieval.progress import Progress
@@ -108,3 +110,53 @@ def test_prompts_fit_the_window(index: Path, questions: PromptSplit, tiny: Langu
     made = with_context(questions, config(index, held_out=ContextKind.gold), tiny)
     for prompt in [*made.split.train, *made.split.held_out]:
         assert len(tiny.tokenizer(prompt.text)["input_ids"]) + 32 <= 512  # type: ignore[arg-type]
+
+
+ROWS = [
+    {"question": "How fast is sound in water?", "answer": "1,480 metres per second", "path": "b/sound.txt"},
+    {"question": "What makes dough rise?", "answer": "No.", "path": "bread.txt"},
+    {"question": "Which year was it?", "answer": "The year was 1", "path": None},
+    {"question": "Which metal is red?", "answer": "Copper is red", "path": None},
+]
+
+
+def small(tmp_path: Path, rows: list[dict], **context: float) -> dict[str, Prompt]:
+    """Prompts by question, from four documents of which two say the same."""
+    texts = {
+        "a/sound.txt": "Sound travels at 1,480 metres per second in water.", "bread.txt": "Yeast makes dough rise.",
+        "year.txt": "The year was 14 by the old count.", "copper.txt": "Copper is red, as metals go.",
+    }  # fmt: skip
+    texts["b/sound.txt"] = texts["a/sound.txt"]
+    for name, text in texts.items():
+        (tmp_path / "docs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "docs" / name).write_text(text, encoding="utf-8")
+    made = IngestConfig(docs=str(tmp_path / "docs"), index=str(tmp_path / "index"), retriever=RetrieverConfig(name="bm25"))
+    ingest(made, Progress(quiet()))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = load_prompts(PromptsConfig(source=PromptSource.jsonl, path=str(tmp_path / "rows.jsonl"), field="question"))
+    found = with_context(asked, config(tmp_path / "index", held_out=ContextKind(next(iter(context))), **context), _tiny())
+    return {prompt.text.split("Question: ")[1].split("\n")[0]: prompt for prompt in [*found.split.train, *found.split.held_out]}
+
+
+def _tiny() -> LanguageModel:
+    return load(ModelConfig(name_or_path="packaged:tiny"))
+
+
+def test_what_holds_an_answer(tmp_path: Path) -> None:
+    found = small(tmp_path, ROWS, retrieved=1)
+    assert found["How fast is sound in water?"].answer == "1,480 metres per second [1]"  # found as a/sound.txt
+    assert found["What makes dough rise?"].answer == DONT_KNOW  # "No." is in every text, and says nothing
+    assert found["Which year was it?"].answer == DONT_KNOW  # 14 is not 1
+    assert found["Which metal is red?"].answer == "Copper is red [1]"  # whose document is not known
+
+
+def test_what_is_removed_is_gone_under_every_name(tmp_path: Path) -> None:
+    found = small(tmp_path, ROWS, removed=1)
+    assert "1,480" not in found["How fast is sound in water?"].text
+    assert "Copper is red" not in found["Which metal is red?"].text
+    assert {prompt.answer for prompt in found.values()} == {DONT_KNOW}
+
+
+def test_a_document_that_the_index_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the index has no document 'sounds\.txt'"):
+        small(tmp_path, [*ROWS, {"question": "Why?", "answer": "So", "path": "sounds.txt"}], retrieved=1)
