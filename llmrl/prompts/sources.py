@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +56,20 @@ def read_prompts(config: PromptsConfig, option: str = "prompts.path") -> list[Pr
 def split(prompts: list[Prompt], held_out_share: float, where: str) -> PromptSplit:
     """By the hash of each text, or of the document that answers it, so that a prompt keeps its side when others come or go.
 
-    Questions that the same document answers are all on one side.
+    Questions that share a document that answers are all on one side, and those that share one with any of these.
 
     Raises UserError for fewer than two prompts; where the hash would leave a side empty, the prompt nearest to it moves over.
     """
     if len(prompts) < 2:
         found = "no prompts" if not prompts else "only one prompt"
         raise UserError(f"{where} holds {found}; at least two are needed, one to train on and one held out")
-    ordered = sorted(prompts, key=lambda prompt: (fraction(_decides(prompt)), fraction(prompt.text)))
-    count = sum(fraction(_decides(prompt)) < held_out_share for prompt in ordered)
+    decides = _deciding_documents(prompts)
+
+    def place(prompt: Prompt) -> float:
+        return fraction(decides[prompt.gold[0]] if prompt.gold else prompt.text)
+
+    ordered = sorted(prompts, key=lambda prompt: (place(prompt), fraction(prompt.text)))
+    count = sum(place(prompt) < held_out_share for prompt in ordered)
     chosen = {prompt.text for prompt in ordered[: min(max(count, 1), len(ordered) - 1)]}
     return PromptSplit(
         train=[prompt for prompt in prompts if prompt.text not in chosen],
@@ -72,8 +77,20 @@ def split(prompts: list[Prompt], held_out_share: float, where: str) -> PromptSpl
     )
 
 
-def _decides(prompt: Prompt) -> str:
-    return prompt.gold[0] if prompt.gold else prompt.text
+def _deciding_documents(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """For each document, the first by name of those that questions bind together with it."""
+    decides: dict[str, str] = {}
+
+    def first(path: str) -> str:
+        while decides.setdefault(path, path) != path:
+            path = decides[path]
+        return path
+
+    for prompt in prompts:
+        heads = {first(path) for path in prompt.gold}
+        for head in heads:
+            decides[head] = min(heads)
+    return {path: first(path) for path in list(decides)}
 
 
 def fraction(text: str) -> float:

@@ -84,16 +84,18 @@ def make_index(work: Path) -> dict[str, Any]:
 
 
 def make_run(experiment: str, model: Path, seed: int, folder: Path, work: Path, extra: Sequence[str]) -> dict[str, Any]:
-    """One run, unless its folder is complete."""
+    """One run, unless its folder is complete and was made with these words."""
     words = [
         "llmrl.train", f"experiment={experiment}", f"model.name_or_path={model}", f"retriever.index={work / 'index'}",
         f"prompts.path={work / 'questions.jsonl'}", f"seed={seed}", "tracker=none", *extra,
     ]  # fmt: skip
-    if not (folder / "evaluation.json").is_file():
+    said = folder / "words.json"
+    if not (folder / "evaluation.json").is_file() or not said.is_file() or json.loads(said.read_text("utf-8")) != words:
         shutil.rmtree(folder, ignore_errors=True)
         begun = time.perf_counter()
         command([*words, f"hydra.run.dir={folder}"])
         (folder / "wall_seconds").write_text(f"{time.perf_counter() - begun:.1f}", encoding="utf-8")
+        said.write_text(json.dumps(words), encoding="utf-8")
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return {

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from llmrl.config import PromptsConfig, PromptSource
 from llmrl.errors import UserError
 from llmrl.prompts import Prompt, load_prompts
-from llmrl.prompts.sources import split
+from llmrl.prompts.sources import fraction, split
 
 
 def load(path, source: str, **options):
@@ -102,3 +102,22 @@ def test_only_a_newline_ends_a_line_of_json(tmp_path) -> None:
     path.write_text('{"prompt": "one\u2028two"}\n{"prompt": "three\u0085four"}\n', encoding="utf-8")
     found = load(path, "jsonl")
     assert {p.text for p in found.train + found.held_out} == {"one\u2028two", "three\u0085four"}
+
+
+def asked(text: str, gold: tuple[str, ...]) -> Prompt:
+    return Prompt(text, id=text, gold=gold)
+
+
+def test_questions_that_share_a_document_are_on_one_side() -> None:
+    """Bound together by any of their documents, through others as well; the sides are those of before where none shares."""
+    pairs = [(f"{number}a", f"{number}b") for number in range(40)]
+    prompts = [asked(f"both {a}", (a, b)) for a, b in pairs] + [asked(f"second {b}", (b,)) for _, b in pairs]
+    prompts += [asked(f"chain {number}", (f"{number}b", f"{number}c")) for number in range(0, 40, 4)]
+    prompts += [asked(f"end {number}", (f"{number}c",)) for number in range(0, 40, 4)]
+    found = split(prompts, 0.3, "here")
+    sides = [{path for prompt in side for path in prompt.gold} for side in (found.train, found.held_out)]
+    assert not sides[0] & sides[1]
+    assert min(len(side) for side in sides) > 10
+    alone = [asked(f"q{number}", (f"{number}.txt",)) for number in range(40)]
+    held_out = {prompt.gold[0] for prompt in split(alone, 0.3, "here").held_out}
+    assert held_out == {prompt.gold[0] for prompt in alone if fraction(prompt.gold[0]) < 0.3}

@@ -13,6 +13,7 @@ import pytest
 from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError
 from llmrl.retrieval import ingest as ingesting
+from llmrl.retrieval.embedder import Embedder
 from llmrl.retrieval.manifest import current
 from llmrl.retrieval.search import OpenIndex, Searcher
 from tests.retrieval.conftest import TEXTS, Make, write
@@ -80,6 +81,17 @@ def test_the_same_as_made_at_once(make: Make, docs: Path, tmp_path: Path) -> Non
     now = opened(tmp_path)
     for row, chunk in enumerate(now.store.chunks(now.ids.tolist())):
         assert float(now.vectors.array[row] @ anew.vectors.array[by_text[chunk.text]]) > 0.999
+
+
+def test_no_passage_is_longer_than_the_encoder_reads(make: Make, docs: Path, tmp_path: Path, embedder: Embedder) -> None:
+    """Headings above a chunk give way, the highest first."""
+    heading = "Of the many and various causes, " * 12
+    text = "".join(f"{'#' * level} {level} {heading}\n\n" for level in (1, 2, 3)) + "Water heaps up below the Moon. " * 120
+    write(docs, {"long.md": text})
+    make("hybrid", max_tokens=400)
+    passages = list(opened(tmp_path).store.passages())
+    assert max(len(embedder.spans(passage)) for passage in passages) <= embedder.most_tokens
+    assert any("\n" in passage and "3 Of the many" in passage for passage in passages)
 
 
 def test_the_same_text_twice_is_stored_once(make: Make, docs: Path, tmp_path: Path) -> None:
