@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the processors: two threads each would wait for one another
@@ -15,6 +15,7 @@ import torch
 from llmrl.config import Device, ModelConfig, Precision
 from llmrl.models.load import LanguageModel, load
 from llmrl.models.places import cache_folder
+from tests.forks import Forks
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -41,16 +42,28 @@ def smollm2_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    made = Forks(ROOT)
+    yield made
+    made.end()
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """`command("train", "key=value", ...)` runs `python -m llmrl.train key=value ...` in a folder of the test's own."""
+def command(tmp_path: Path, forks: Forks) -> Command:
+    """`command("train", "key=value", ...)` runs `python -m llmrl.train key=value ...` in a folder of the test's own.
+
+    In a fork of a process that has imported what it needs; with an environment or limits of its own, in a process of its own.
+    """
 
     def run(name: str, *words: str, timeout: float = 240, **options: object) -> subprocess.CompletedProcess[str]:
+        cwd = Path(str(options.pop("cwd", tmp_path)))
+        if not options:
+            return forks.run(name, words, cwd, timeout)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}  # type: ignore[dict-item]
         return subprocess.run(
             [sys.executable, "-m", f"llmrl.{name}", *words],
-            cwd=options.pop("cwd", tmp_path), env=environment, capture_output=True, text=True, timeout=timeout, check=False,
-            **options,
+            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **options,
         )  # fmt: skip
 
     return run
