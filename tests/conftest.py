@@ -63,7 +63,8 @@ def command(tmp_path: Path, forks: Forks) -> Command:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}  # type: ignore[dict-item]
         return subprocess.run(
             [sys.executable, "-m", f"llmrl.{name}", *words],
-            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **options,
+            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+            **options,  # type: ignore[arg-type]
         )  # fmt: skip
 
     return run
