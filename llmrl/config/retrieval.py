@@ -130,8 +130,10 @@ class RetrieverConfig:
                 if not value.strip():
                     raise UserError(f"retriever.{name} is empty")
                 setattr(self, name, absolute_if_there(value))
-        if self.url is not None and (self.name != "qdrant" or not self.url.startswith(("http://", "https://"))):
-            raise refuse("retriever.url", self.url, "it is the address of a server, http://..., and for retriever=qdrant")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise UserError(f"retriever.url={self.url} is no address of a server: give one as in http://localhost:6333")
+        if self.url is not None and self.name not in ("qdrant", "auto"):
+            raise UserError(f"retriever.url={self.url} is for retriever=qdrant, not {self.name}")
 
 
 @dataclass

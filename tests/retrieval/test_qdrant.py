@@ -1,10 +1,16 @@
 """Qdrant finds what comparing all vectors finds; a server that is not there is one line."""
 
+import http.server
+import json
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from qdrant_client import QdrantClient, models
 
 from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError
@@ -79,3 +85,73 @@ def test_no_client(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_addresses_that_mean_nothing(name: str, url: str) -> None:
     with pytest.raises(UserError, match=r"retriever\.url="):
         RetrieverConfig(name=name, url=url)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Qdrant's REST interface, as far as it is used here, in front of its own engine in memory: what goes over the wire."""
+
+    engine = QdrantClient(":memory:")
+    keys: ClassVar[list[str | None]] = []
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self) -> None:
+        self.keys.append(self.headers.get("api-key"))
+        body = json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or "{}")
+        _, _, name, *rest = self.path.partition("?")[0].split("/")
+        match (self.command, *rest):
+            case ("GET", "exists"):
+                result: object = {"exists": self.engine.collection_exists(name)}
+            case ("PUT",):
+                wanted = models.CreateCollection.model_validate(body)
+                result = self.engine.create_collection(name, vectors_config=wanted.vectors)
+            case ("POST", "points", "count"):
+                result = self.engine.count(name, exact=body["exact"]).model_dump()
+            case ("PUT", "points"):
+                self.engine.upsert(name, models.Batch.model_validate(body["batch"]))
+                result = {"operation_id": 1, "status": "completed"}
+            case ("POST", "points", "query"):
+                asked = models.QueryRequest.model_validate(body)
+                found = self.engine.query_points(name, query=asked.query, limit=asked.limit or 10, query_filter=asked.filter)
+                result = {"points": [{"id": each.id, "version": 0, "score": each.score} for each in found.points]}
+            case _:
+                raise NotImplementedError(self.path)
+        told = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    do_GET = do_PUT = do_POST = answer  # noqa: N815
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}"
+        made.shutdown()
+
+
+def test_over_the_wire(
+    make: Make, docs: Path, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Filled once, found as by comparing all, with the key that the environment holds; another state is another collection."""
+    monkeypatch.setenv("QDRANT_API_KEY", "a key")
+    make("qdrant", max_tokens=20)
+    ours, exact = searcher(tmp_path, url=server), searcher(tmp_path, "dense")
+    count = ours.index.count
+    assert f"with {count} vectors" in capsys.readouterr().err
+    for question in QUESTIONS:
+        found, expected = ours.search(question, 100), exact.search(question, 100)
+        assert [hit.chunk.id for hit in found] == [hit.chunk.id for hit in expected]
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert {hit.chunk.path for hit in searcher(tmp_path, url=server, path="sub/*").search("water", 9)} == {"sub/rain.md"}
+    assert capsys.readouterr().err == ""
+    (docs / "bread.txt").write_text("Rye needs sourdough.\n", encoding="utf-8")
+    make("qdrant", max_tokens=20)
+    assert searcher(tmp_path, url=server).search("sourdough", 1)[0].chunk.text == "Rye needs sourdough."
+    assert ours.search("How does yeast make dough rise?", 1)[0].chunk.path == "bread.txt"  # the state it was opened in
+    assert set(Server.keys) == {"a key"}
