@@ -33,10 +33,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python scripts/fetch_models.py
 	$(BIN)/python scripts/fetch_corpus.py
 	$(BIN)/python scripts/bench/speed.py
+	$(BIN)/python scripts/bench/profile_stages.py
 	$(BIN)/python scripts/bench/time_to_reward.py --peers
 	$(BIN)/python scripts/bench/vllm_rollout.py
 	$(BIN)/python scripts/bench/retrieval_quality.py
 	$(BIN)/python scripts/bench/retrieval_speed.py
+	$(BIN)/python scripts/bench/rag_grounded.py
 	$(BIN)/python scripts/bench/tiny_quality.py
 	$(BIN)/python scripts/bench/parity.py
 	$(BIN)/python scripts/bench/kill.py
