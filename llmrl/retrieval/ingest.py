@@ -1,8 +1,6 @@
 """A folder of documents to an index, or an index brought up to date: what has not changed costs nothing."""
 
-import hashlib
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,29 +9,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from llmrl.config import IngestConfig, packaged
 from llmrl.errors import UserError, one_line
-from llmrl.files import flush, sha256_of
+from llmrl.files import sha256_of
 from llmrl.registry import RETRIEVERS
 from llmrl.retrieval.chunks import HEADING_JOINT, cut, word_spans
 from llmrl.retrieval.documents import Document, Unreadable
 from llmrl.retrieval.embedder import Embedder
+from llmrl.retrieval.embeddings import make_vectors
 from llmrl.retrieval.manifest import GENERATIONS, Generation, Manifest, checked, current, next_number, publish
 from llmrl.retrieval.progress import Progress
 from llmrl.retrieval.readers import document_name, find_files, read
-from llmrl.retrieval.store import FileState, Store, key_of
+from llmrl.retrieval.store import FileState, Store
 from llmrl.retrieval.vectors import build
 from llmrl.retrieval.words import Words
 
 UNFINISHED = ".unfinished"
 JOURNAL = "journal.sqlite"
-WINDOW = 4096
-"""Passages that are sorted by length before they are embedded."""
-PART = 256
-"""Passages that are embedded, and kept in the journal, at a time."""
 HEADING_TOKENS = 40
 """So many of the tokens an encoder reads are left to the headings above a chunk."""
 
@@ -130,7 +124,11 @@ class _Ingest:
             self._tell_of_problems(store)
             manifest = self._manifest(store)
             if self.embedder is not None:
-                manifest.neighbours = self._embed(store, self.embedder)
+                made = make_vectors(
+                    store, self.embedder, self.folder / "vectors.npy", self.index / JOURNAL, self.vectors_from, self.progress
+                )
+                done.embedded = made.embedded
+                manifest.neighbours = build(made.array, self.config.embedder.neighbours, self.folder / "neighbours.faiss")
             if self.needs_words:
                 self.progress.say("indexing words")
                 Words.build(store.passages(), self.config.words).save(self.folder / "words")
@@ -241,103 +239,6 @@ class _Ingest:
     def _tell_of_problems(self, store: Store) -> None:
         self.done.counts = store.counts()
         self.done.skipped += [(name, state.problem) for name, state in store.files().items() if state.problem]
-
-    # Embedding
-
-    def _embed(self, store: Store, embedder: Embedder) -> dict[str, Any]:
-        """Vectors of all chunks in the order of their ids, from the index before, the journal, and the embedder."""
-        connection = store.connection
-        _mend_journal(self.index / JOURNAL)
-        connection.execute("ATTACH ? AS journal", [str(self.index / JOURNAL)])
-        try:
-            said = embedder.describe()
-            made_with = f"{said['weights_sha256']} {said['passage_prefix']}"
-            connection.execute("CREATE TABLE IF NOT EXISTS journal.of (embedder TEXT)")
-            if connection.execute("SELECT embedder FROM journal.of").fetchone() != (made_with,):
-                connection.execute("DROP TABLE IF EXISTS journal.vectors")
-                connection.execute("DELETE FROM journal.of")
-                connection.execute("INSERT INTO journal.of VALUES (?)", [made_with])
-            connection.execute("CREATE TABLE IF NOT EXISTS journal.vectors (key BLOB PRIMARY KEY, vector BLOB, sha256 BLOB)")
-            connection.execute("CREATE TEMP TABLE old (key BLOB PRIMARY KEY, row INTEGER)")
-            old = self._old_vectors(connection)
-            connection.commit()
-            self._embed_new(store, embedder)
-            self.progress.say("writing vectors")
-            array = self._write(connection, old, embedder.dimension)
-            return build(array, self.config.embedder.neighbours, self.folder / "neighbours.faiss")
-        finally:
-            connection.commit()
-            connection.execute("DROP TABLE IF EXISTS temp.old")
-            connection.commit()
-            connection.execute("DETACH journal")
-
-    def _old_vectors(self, connection: sqlite3.Connection) -> Any:
-        """The vectors of the index before, their rows in the table `old`."""
-        if self.vectors_from is None:
-            return None
-        with closing(Store(self.vectors_from.folder / "chunks.sqlite")) as before:
-            rows = ((key, row) for row, key in enumerate(before.keys()))
-            connection.executemany("INSERT OR IGNORE INTO old VALUES (?, ?)", rows)
-        return np.load(self.vectors_from.folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-
-    def _embed_new(self, store: Store, embedder: Embedder) -> None:
-        connection = store.connection
-        wanted = (
-            "SELECT min(chunks.id), count(*) FROM chunks WHERE key NOT IN (SELECT key FROM old) "
-            "AND key NOT IN (SELECT key FROM journal.vectors)"
-        )
-        total = connection.execute(f"SELECT count(*) FROM ({wanted} GROUP BY key)").fetchone()[0]
-        with self.progress.chunks(total) as step:
-            while rows := connection.execute(f"{wanted} GROUP BY key ORDER BY min(chunks.id) LIMIT {WINDOW}").fetchall():
-                texts = store.passages_of([row[0] for row in rows])
-                texts.sort(key=lambda text: (len(text), text))
-                for start in range(0, len(texts), PART):
-                    part = texts[start : start + PART]
-                    vectors = embedder.passages(part)
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO journal.vectors VALUES (?, ?, ?)",
-                        [_journal_row(key_of(text), vector.tobytes()) for text, vector in zip(part, vectors, strict=True)],
-                    )
-                    connection.commit()
-                    self.done.embedded += len(part)
-                    step(len(part))
-
-    def _write(self, connection: sqlite3.Connection, old: Any, dimension: int) -> Any:
-        count = connection.execute("SELECT count(*) FROM chunks").fetchone()[0]
-        path = self.folder / "vectors.npy"
-        if not count:
-            np.save(path, np.zeros((0, dimension), dtype=np.float32), allow_pickle=False)
-            return np.zeros((0, dimension), dtype=np.float32)
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dimension))
-        rows = connection.execute(
-            "SELECT old.row, journal.vectors.vector FROM main.chunks AS chunks LEFT JOIN old ON old.key = chunks.key "
-            "LEFT JOIN journal.vectors ON journal.vectors.key = chunks.key ORDER BY chunks.id"
-        )
-        for number, (row, vector) in enumerate(rows):
-            array[number] = old[row] if row is not None else np.frombuffer(vector, dtype=np.float32)
-        array.flush()
-        flush(path)
-        return array
-
-
-def _journal_row(key: bytes, vector: bytes) -> tuple[bytes, bytes, bytes]:
-    return key, vector, hashlib.sha256(key + vector).digest()
-
-
-def _mend_journal(path: Path) -> None:
-    """Leave of the journal of an ingest that did not end what is as it was written; a file that is no database goes."""
-    if not path.exists():
-        return
-    try:
-        with closing(sqlite3.connect(path)) as journal:
-            if journal.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("damaged")
-            rows = journal.execute("SELECT key, vector, sha256 FROM vectors")
-            bad = [(key,) for key, vector, digest in rows if _journal_row(key, vector)[2] != digest]
-            journal.executemany("DELETE FROM vectors WHERE key = ?", bad)
-            journal.commit()
-    except (sqlite3.DatabaseError, TypeError):  # cut off, no database, or without the table
-        path.unlink()
 
 
 def _state(path: Path) -> FileState:

@@ -12,6 +12,7 @@ import pytest
 
 from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError
+from llmrl.retrieval import embeddings
 from llmrl.retrieval import ingest as ingesting
 from llmrl.retrieval.embedder import Embedder
 from llmrl.retrieval.manifest import current
@@ -276,7 +277,7 @@ def test_what_was_embedded_before_a_kill_is_not_embedded_again(
     make: Make, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(docs, {f"{number}.txt": f"Text number {number} speaks of {number * number} things." for number in range(20)})
-    monkeypatch.setattr(ingesting, "PART", 4)
+    monkeypatch.setattr(embeddings, "PART", 4)
     real, calls = ingesting.Embedder.passages, []
 
     def breaks(self: object, texts: list[str]) -> object:

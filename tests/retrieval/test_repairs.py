@@ -11,6 +11,7 @@ import pytest
 
 from llmrl.config import EmbedderConfig, IngestConfig, Neighbours, RetrieverConfig
 from llmrl.errors import UserError
+from llmrl.retrieval import embeddings
 from llmrl.retrieval import ingest as ingesting
 from llmrl.retrieval import search as searching
 from llmrl.retrieval.ingest import ingest
@@ -131,7 +132,7 @@ def test_a_rare_document_is_found_by_a_filter(kind: Neighbours, tmp_path: Path) 
 def cut_off(make: Make, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An ingest that ends after 12 of its chunks."""
     write(docs, {f"{number}.txt": f"Text number {number} speaks of {number * number} things." for number in range(20)})
-    monkeypatch.setattr(ingesting, "PART", 4)
+    monkeypatch.setattr(embeddings, "PART", 4)
     real, calls = ingesting.Embedder.passages, []
 
     def breaks(self: object, texts: list[str]) -> object:
