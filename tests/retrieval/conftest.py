@@ -7,6 +7,7 @@ import pytest
 
 from llmrl.config import ChunksConfig, EmbedderConfig, IngestConfig, RetrieverConfig
 from llmrl.models.places import cache_folder
+from llmrl.retrieval import embeddings
 from llmrl.retrieval.embedder import Embedder
 from llmrl.retrieval.ingest import Ingested, ingest
 from llmrl.retrieval.progress import Progress
@@ -63,3 +64,21 @@ def make(docs: Path, tmp_path: Path, minilm: str) -> Make:
         return ingest(config, Progress(quiet()))
 
     return made
+
+
+def cut_off(make: Make, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ingest that ends after 12 of its chunks."""
+    write(docs, {f"{number}.txt": f"Text number {number} speaks of {number * number} things." for number in range(20)})
+    monkeypatch.setattr(embeddings, "PART", 4)
+    real, calls = embeddings.Embedder.passages, []
+
+    def breaks(self: object, texts: list[str]) -> object:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(len(texts))
+        return real(self, texts)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings.Embedder, "passages", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            make("dense")

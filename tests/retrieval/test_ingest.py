@@ -12,12 +12,12 @@ import pytest
 
 from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError
-from llmrl.retrieval import embeddings
 from llmrl.retrieval import ingest as ingesting
 from llmrl.retrieval.embedder import Embedder
 from llmrl.retrieval.manifest import current
-from llmrl.retrieval.search import OpenIndex, Searcher
-from tests.retrieval.conftest import TEXTS, Make, write
+from llmrl.retrieval.opened import OpenIndex
+from llmrl.retrieval.search import Searcher
+from tests.retrieval.conftest import TEXTS, Make, cut_off, write
 
 
 def opened(tmp_path: Path) -> OpenIndex:
@@ -215,10 +215,10 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from llmrl.config import ChunksConfig, EmbedderConfig, IngestConfig, RetrieverConfig
-from llmrl.retrieval import embedder, search  # loaded once; no tensor is made before the fork
+from llmrl.retrieval import embedder, opened  # loaded once; no tensor is made before the fork
 from llmrl.retrieval.ingest import ingest
 from llmrl.retrieval.progress import Progress
-from llmrl.retrieval.search import OpenIndex
+from llmrl.retrieval.opened import OpenIndex
 from tests.retrieval import quiet
 
 docs, index, minilm = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -276,21 +276,8 @@ def test_twenty_kills_leave_an_index_that_works(docs: Path, tmp_path: Path, mini
 def test_what_was_embedded_before_a_kill_is_not_embedded_again(
     make: Make, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(docs, {f"{number}.txt": f"Text number {number} speaks of {number * number} things." for number in range(20)})
-    monkeypatch.setattr(embeddings, "PART", 4)
-    real, calls = ingesting.Embedder.passages, []
-
-    def breaks(self: object, texts: list[str]) -> object:
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append(len(texts))
-        return real(self, texts)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(ingesting.Embedder, "passages", breaks)
-    with pytest.raises(KeyboardInterrupt):
-        make("dense")
+    cut_off(make, docs, monkeypatch)
     assert current(tmp_path / "index") is None
-    monkeypatch.setattr(ingesting.Embedder, "passages", real)
     done = make("dense")
     assert done.embedded == opened(tmp_path).count - 12
     assert not (tmp_path / "index" / ingesting.JOURNAL).exists()

@@ -11,16 +11,16 @@ import pytest
 
 from llmrl.config import EmbedderConfig, IngestConfig, Neighbours, RetrieverConfig
 from llmrl.errors import UserError
-from llmrl.retrieval import embeddings
 from llmrl.retrieval import ingest as ingesting
-from llmrl.retrieval import search as searching
+from llmrl.retrieval import opened as opening
 from llmrl.retrieval.ingest import ingest
 from llmrl.retrieval.manifest import current
+from llmrl.retrieval.opened import OpenIndex
 from llmrl.retrieval.progress import Progress
-from llmrl.retrieval.search import OpenIndex, Searcher
+from llmrl.retrieval.search import Searcher
 from llmrl.retrieval.vectors import Vectors, build
 from tests.retrieval import quiet
-from tests.retrieval.conftest import Make, write
+from tests.retrieval.conftest import Make, cut_off, write
 
 
 def searcher(tmp_path: Path, name: str = "auto", **options: object) -> Searcher:
@@ -58,7 +58,7 @@ def test_an_index_replaced_while_it_is_opened(make: Make, docs: Path, tmp_path: 
     """The generation goes while its vectors are loaded: the next is opened, and nothing is called damaged."""
     make("hybrid")
     write(docs, {"more.txt": "Copper is a metal."})
-    real, replaced = searching.Words.load, []
+    real, replaced = opening.Words.load, []
 
     def load(folder: Path, config: dict) -> object:
         if not replaced:
@@ -66,7 +66,7 @@ def test_an_index_replaced_while_it_is_opened(make: Make, docs: Path, tmp_path: 
             make("hybrid")
         return real(folder, config)
 
-    monkeypatch.setattr(searching.Words, "load", load)
+    monkeypatch.setattr(opening.Words, "load", load)
     found = searcher(tmp_path).search("copper")
     assert replaced
     assert found[0].chunk.path == "more.txt"
@@ -127,24 +127,6 @@ def test_a_rare_document_is_found_by_a_filter(kind: Neighbours, tmp_path: Path) 
     rows, cosines = vectors(array[8], 5, np.array([7]))
     assert rows.tolist() == [7]
     assert cosines[0] == pytest.approx(float(array[7] @ array[8]), abs=1e-5)
-
-
-def cut_off(make: Make, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ingest that ends after 12 of its chunks."""
-    write(docs, {f"{number}.txt": f"Text number {number} speaks of {number * number} things." for number in range(20)})
-    monkeypatch.setattr(embeddings, "PART", 4)
-    real, calls = ingesting.Embedder.passages, []
-
-    def breaks(self: object, texts: list[str]) -> object:
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append(len(texts))
-        return real(self, texts)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ingesting.Embedder, "passages", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            make("dense")
 
 
 def test_a_vector_that_rotted_in_the_journal(make: Make, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
