@@ -6,7 +6,8 @@
 `python-docs/` holds the pages as HTML, indexes and tables of contents aside. `python-faq/` holds each answer of the FAQ as a
 text of its own, its question taken out, and `questions.jsonl`, which says which answer is whose. `python-qa/` holds the same
 answers and what the library reference says of each function, method and class, a text each, and questions to both with answers
-that are taken from them: the first sentence. The licence is the PSF's. Needs `apt-get` and `dpkg-deb`.
+that are taken from them: the first sentence. `python-glossary/` holds what each term of the glossary means. The licence is the
+PSF's. Needs `apt-get` and `dpkg-deb`.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bs4 import BeautifulSoup, Tag
@@ -83,13 +84,31 @@ def _blocks(section: Tag) -> Iterator[Tag]:
 
 
 def write_faq(html: Path, target: Path) -> int:
+    pages = sorted(page for page in (html / "faq").glob("*.html") if page.stem != "index")
+    return _write_pairs([pair for page in pages for pair in answers(page)], target)
+
+
+def write_glossary(html: Path, target: Path) -> int:
+    """What each term means, without the term as a heading; the questions ask for it."""
+    soup = BeautifulSoup((html / "glossary.html").read_text(encoding="utf-8"), "html.parser")
+    for mark in soup.select("a.headerlink"):
+        mark.decompose()
+    pairs = []
+    for term in soup.select("dl.glossary > dt"):
+        said, name = term.find_next_sibling("dd"), " ".join(term.get_text().split())
+        if isinstance(said, Tag) and term.get("id"):
+            blocks = [" ".join(block.get_text().split()) for block in _blocks(said)]
+            pairs.append((str(term["id"]), f"What is meant by {name}?", "\n\n".join(block for block in blocks if block)))
+    return _write_pairs([pair for pair in pairs if pair[2]], target)
+
+
+def _write_pairs(pairs: Sequence[tuple[str, str, str]], target: Path) -> int:
+    """(name, question, text): a document each, and who asks for which."""
     docs = target / "docs"
     docs.mkdir(parents=True)
-    rows = []
-    for page in sorted(page for page in (html / "faq").glob("*.html") if page.stem != "index"):
-        for name, question, text in answers(page):
-            (docs / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
-            rows.append({"id": name, "question": question, "path": f"{name}.txt"})
+    for name, _, text in pairs:
+        (docs / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+    rows = [{"id": name, "question": question, "path": f"{name}.txt"} for name, question, _ in pairs]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (target / "questions.jsonl").write_text(lines, encoding="utf-8")
     return len(rows)
@@ -154,7 +173,7 @@ def main() -> int:
     parser.add_argument("--package", type=Path, help="the .deb, if it is there already")
     args = parser.parse_args()
     target = corpora_folder()
-    if (target / "python-qa" / "questions.jsonl").is_file():
+    if (target / "python-glossary" / "questions.jsonl").is_file():
         print(f"already in {target}")
         return 0
     target.mkdir(parents=True, exist_ok=True)
@@ -166,11 +185,11 @@ def main() -> int:
             return 2
         made = Path(work) / "made"
         pages, questions = copy_pages(html, made / "python-docs"), write_faq(html, made / "python-faq")
-        both = write_questions(html, made / "python-qa")
+        both, terms = write_questions(html, made / "python-qa"), write_glossary(html, made / "python-glossary")
         for folder in made.iterdir():
             shutil.rmtree(target / folder.name, ignore_errors=True)
             folder.rename(target / folder.name)
-    print(f"{pages} pages, {questions} questions of the FAQ, {both} of FAQ and reference with their answers, in {target}")
+    print(f"{pages} pages, {questions} questions of the FAQ, {both} with answers, {terms} terms, in {target}")
     return 0
 
 
