@@ -164,16 +164,17 @@ def _intro(found: dict[str, Any]) -> list[str]:
         "# Training with what was retrieved", "",
         f"Made by `python scripts/bench/rag_grounded.py`, {found['date']}: SmolLM2-135M-Instruct on the Python FAQ "
         f"({index['faq']} questions) and the library reference ({index['reference']}), answers that stand in the documents. "
-        f"Hybrid search, 3 chunks of at most 60 tokens, all-MiniLM-L6-v2. {len(asked['none'])} held-out questions, of documents "
-        "that no training question is about, answered greedily; "
+        f"Hybrid search, 3 chunks of at most 60 tokens, all-MiniLM-L6-v2. {len(asked['none'])} held-out questions, of "
+        "documents that no training question is about, answered greedily; "
         f"what was retrieved holds the answer to {held['retrieved']:.0%} of them, gold to {held['gold']:.0%}.", "",
         f"SFT: {found['sft']['seconds']:.0f} s. RL from there: " + ", ".join(f"{run['seconds']:.0f} s" for run in runs)
-        + f" for seeds {', '.join(str(run['seed']) for run in runs)}, KL to SFT " + ", ".join(f"{run['kl']:.2f}" for run in runs)
+        + f" for seeds {', '.join(str(run['seed']) for run in runs)}, KL to SFT "
+        + ", ".join(f"{run['kl']:.2f}" for run in runs)
         + f" nats a response. All of it with the grid: {found['seconds'] / 60:.0f} minutes, {runs[0]['precision']}, "
-        f"{runs[0]['threads']} threads. RL's figures are means over its seeds. Its learning rate and batch were chosen after two "
-        "tries on one seed, looking at rewards on 64 of these held-out questions.", "",
-        "It is right to say that one doesn't know without a context, with another question's, and where what was retrieved lacks "
-        "the answer.", "",
+        f"{runs[0]['threads']} threads. RL's figures are means over its seeds. Its learning rate and batch were chosen after "
+        "two tries on one seed, looking at rewards on 64 of these held-out questions.", "",
+        "It is right to say that one doesn't know without a context, with another question's, and where what was retrieved "
+        "lacks the answer.", "",
     ]  # fmt: skip
 
 
