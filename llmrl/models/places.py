@@ -1,5 +1,6 @@
 """Where models lie: the hub's cache, the hub, or what `scripts/fetch_models.py` brought. No pickle is fetched."""
 
+import hashlib
 import json
 import os
 import threading
@@ -17,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from llmrl.errors import UserError, one_line
+from llmrl.files import sha256_of
 
 HUB_SECONDS = 4.0
 T = TypeVar("T")
@@ -81,6 +83,13 @@ def place_of(name: str, kind: str, option: str, ways_out: str) -> Path:
     if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise UserError(f"{option}={name}: there is no such folder")
     return from_hub(name, WEIGHTS, kind, option, ways_out)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over all weights and the tokenizer of a model's folder, wherever that lies."""
+    files = sorted([*folder.rglob("*.safetensors"), *folder.glob("tokenizer.json")])
+    said = json.dumps({path.relative_to(folder).as_posix(): sha256_of(path) for path in files}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _is_whole(folder: Path) -> bool:

@@ -1,9 +1,6 @@
 """Texts to vectors, by a sentence-transformers model: in bf16 where the processor has it, shortest with shortest."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +11,8 @@ from tokenizers import Tokenizer
 
 from llmrl.config import Device, EmbedderConfig, Precision
 from llmrl.errors import UserError, one_line
-from llmrl.files import sha256_of
 from llmrl.models.load import choose_bf16, choose_device
-from llmrl.models.places import place_of
+from llmrl.models.places import place_of, weights_hash
 from llmrl.retrieval.encoder import quicken
 
 Vectors = NDArray[np.float32]
@@ -96,10 +92,3 @@ class Embedder:
             "query_prefix": self.query_prefix,
             "passage_prefix": self.passage_prefix,
         }
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over all weights and the tokenizer of a model's folder, wherever that lies."""
-    files = sorted([*folder.rglob("*.safetensors"), *folder.glob("tokenizer.json")])
-    said = json.dumps({path.relative_to(folder).as_posix(): sha256_of(path) for path in files}, sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()

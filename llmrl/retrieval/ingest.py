@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from filelock import FileLock, Timeout
 
 from llmrl.config import IngestConfig, packaged
 from llmrl.errors import UserError, one_line
-from llmrl.files import sha256_of
 from llmrl.registry import RETRIEVERS
 from llmrl.retrieval.chunks import HEADING_JOINT, cut, word_spans
 from llmrl.retrieval.documents import Document, Unreadable
@@ -21,7 +20,8 @@ from llmrl.retrieval.embedder import Embedder
 from llmrl.retrieval.embeddings import make_vectors
 from llmrl.retrieval.manifest import GENERATIONS, Generation, Manifest, checked, current, next_number, publish
 from llmrl.retrieval.progress import Progress
-from llmrl.retrieval.readers import document_name, find_files, read
+from llmrl.retrieval.readers import read
+from llmrl.retrieval.scan import Ingested, scan
 from llmrl.retrieval.store import FileState, Store
 from llmrl.retrieval.vectors import build
 from llmrl.retrieval.words import Words
@@ -30,25 +30,6 @@ UNFINISHED = ".unfinished"
 JOURNAL = "journal.sqlite"
 HEADING_TOKENS = 40
 """So many of the tokens an encoder reads are left to the headings above a chunk."""
-
-
-@dataclass
-class Ingested:
-    """What an ingest did."""
-
-    counts: dict[str, int] = field(default_factory=dict)  # files, documents, texts, chunks in the index
-    added: int = 0  # files
-    changed: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    embedded: int = 0  # chunks that the embedder read
-    searched_anew: bool = False  # the vectors are looked through in another way than before
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # file and why nothing of it is in the index
-    seconds: float = 0.0
-
-    @property
-    def is_news(self) -> bool:
-        return bool(self.added or self.changed or self.removed or self.searched_anew)
 
 
 def ingest(config: IngestConfig, progress: Progress) -> Ingested:
@@ -88,40 +69,25 @@ class _Ingest:
         self.folder = index / GENERATIONS / UNFINISHED
 
     def run(self) -> Ingested:
-        found = find_files(self.docs)
-        names, states, done = dict[Path, str](), dict[str, FileState](), self.done
-        for path in found.files:
-            name = document_name(path, self.docs)
-            try:
-                if name in states:
-                    raise Unreadable("another file has this name")
-                states[name] = _state(path)
-                names[path] = name
-            except (OSError, Unreadable) as error:
-                done.skipped.append((name, f"can't be read: {getattr(error, 'strerror', None) or one_line(error)}"))
-        known = self._known()
-        new = [path for path in names if names[path] not in known]
-        changed = [path for path in names if names[path] in known and known[names[path]].sha256 != states[names[path]].sha256]
-        gone = sorted(known.keys() - states.keys())
-        done.added, done.changed, done.removed = len(new), len(changed), len(gone)
-        done.unchanged = len(names) - len(new) - len(changed)
-        done.skipped += found.skipped
+        found, done = scan(self.docs, self._known()), self.done
+        done.tell(found)
         done.searched_anew = self.before is not None and self._wants_other_neighbours(self.before)
         if not done.is_news and self.before is not None:
             with closing(Store(self.before.folder / "chunks.sqlite")) as store:
-                self._tell_of_problems(store)
+                done.tell_of_problems(store)
             return done
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         if self.before is not None:
             shutil.copyfile(self.before.folder / "chunks.sqlite", self.folder / "chunks.sqlite")
         with closing(Store(self.folder / "chunks.sqlite", writable=True)) as store:
-            for name in [*gone, *(names[path] for path in changed)]:
+            for name in [*found.gone, *(found.names[path] for path in found.changed)]:
                 store.remove_file(name)
-            self._read([(path, names[path], states[names[path]]) for path in [*new, *changed]], store)
+            files = [(path, found.names[path]) for path in [*found.new, *found.changed]]
+            self._read([(path, name, found.states[name]) for path, name in files], store)
             store.remove_orphans()
             store.commit()
-            self._tell_of_problems(store)
+            done.tell_of_problems(store)
             manifest = self._manifest(store)
             if self.embedder is not None:
                 made = make_vectors(
@@ -235,15 +201,6 @@ class _Ingest:
             while above and spare is not None and len(self.spans(f"{HEADING_JOINT.join(above)}\n")) > spare:
                 above.pop(0)
             store.add_chunk(text_id, chunk.start, chunk.end, HEADING_JOINT.join(titles), HEADING_JOINT.join(above), text)
-
-    def _tell_of_problems(self, store: Store) -> None:
-        self.done.counts = store.counts()
-        self.done.skipped += [(name, state.problem) for name, state in store.files().items() if state.problem]
-
-
-def _state(path: Path) -> FileState:
-    told = path.stat()
-    return FileState(sha256_of(path), told.st_size, told.st_mtime_ns, None)
 
 
 def _difference(key: str, then: Any, now: Any) -> str:

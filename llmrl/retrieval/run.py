@@ -1,29 +1,41 @@
 """What `llmrl.ingest` does: ingest a folder and say so on the terminal."""
 
 import sys
+import time
 
-import torch
 from rich.console import Console
 
 from llmrl.config import IngestConfig
-from llmrl.retrieval.ingest import Ingested, ingest
 from llmrl.retrieval.progress import Progress
+from llmrl.retrieval.scan import Ingested, nothing_new
 
 MOST_SHOWN = 10
 
 
 def ingest_folder(config: IngestConfig) -> int:
     """Ingest as `config` says. Raises UserError."""
+    console, begun = Console(highlight=False, soft_wrap=True), time.perf_counter()
+    done = nothing_new(config)
+    if done is not None:
+        done.seconds = time.perf_counter() - begun
+    else:
+        done = _ingest(config, console)
+    _tell(done, config, console)
+    return 0
+
+
+def _ingest(config: IngestConfig, console: Console) -> Ingested:
+    import torch  # here and not above: where nothing has changed, neither it nor a model is loaded
+
+    from llmrl.retrieval.ingest import ingest
+
     if config.threads:
         torch.set_num_threads(config.threads)
-    console = Console(highlight=False, soft_wrap=True)
     try:
-        done = ingest(config, Progress(console))
+        return ingest(config, Progress(console))
     except KeyboardInterrupt:
         print("the index is as it was; the same command goes on from what was embedded", file=sys.stderr)
         raise
-    _tell(done, config, console)
-    return 0
 
 
 def _tell(done: Ingested, config: IngestConfig, console: Console) -> None:

@@ -9,8 +9,9 @@ from llmrl.config import ChunksConfig, EmbedderConfig, IngestConfig, RetrieverCo
 from llmrl.models.places import cache_folder
 from llmrl.retrieval import embeddings
 from llmrl.retrieval.embedder import Embedder
-from llmrl.retrieval.ingest import Ingested, ingest
+from llmrl.retrieval.ingest import ingest
 from llmrl.retrieval.progress import Progress
+from llmrl.retrieval.scan import Ingested
 from tests.retrieval import quiet
 
 MINILM = cache_folder() / "sentence-transformers--all-MiniLM-L6-v2"

@@ -12,7 +12,9 @@ import pytest
 
 from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError
+from llmrl.files import sha256_of
 from llmrl.retrieval import ingest as ingesting
+from llmrl.retrieval import scan as scanning
 from llmrl.retrieval.embedder import Embedder
 from llmrl.retrieval.manifest import current
 from llmrl.retrieval.opened import OpenIndex
@@ -143,8 +145,8 @@ def test_two_at_once(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 make()
         return real(folder)
 
-    real = ingesting.find_files
-    monkeypatch.setattr(ingesting, "find_files", second)
+    real = scanning.find_files
+    monkeypatch.setattr(scanning, "find_files", second)
     make()
     assert seen
 
@@ -318,7 +320,7 @@ def test_a_schema_of_another_version(make: Make, tmp_path: Path) -> None:
     assert generation is not None
     manifest = json.loads((generation.folder / "manifest.json").read_text())
     (generation.folder / "manifest.json").write_text(json.dumps(manifest | {"schema": 99}))
-    digest = ingesting.sha256_of(generation.folder / "manifest.json")
+    digest = sha256_of(generation.folder / "manifest.json")
     pointer = tmp_path / "index" / "current.json"
     pointer.write_text(json.dumps(json.loads(pointer.read_text()) | {"manifest_sha256": digest}))
     with pytest.raises(UserError, match="has schema 99"):

@@ -3,6 +3,8 @@
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -11,12 +13,15 @@ import pytest
 
 from llmrl.config import EmbedderConfig, IngestConfig, Neighbours, RetrieverConfig
 from llmrl.errors import UserError
+from llmrl.files import sha256_of
 from llmrl.retrieval import ingest as ingesting
 from llmrl.retrieval import opened as opening
+from llmrl.retrieval import scan as scanning
 from llmrl.retrieval.ingest import ingest
 from llmrl.retrieval.manifest import current
 from llmrl.retrieval.opened import OpenIndex
 from llmrl.retrieval.progress import Progress
+from llmrl.retrieval.scan import nothing_new
 from llmrl.retrieval.search import Searcher
 from llmrl.retrieval.vectors import Vectors, build
 from tests.retrieval import quiet
@@ -91,14 +96,14 @@ def test_two_names_that_are_not_utf_8(make: Make, docs: Path, tmp_path: Path) ->
 
 
 def test_a_file_that_goes_while_the_folder_is_read(make: Make, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ingesting.sha256_of
+    real = scanning.sha256_of
 
     def digest(path: Path) -> str:
         if path.name == "bread.txt":
             path.unlink()
         return real(path)
 
-    monkeypatch.setattr(ingesting, "sha256_of", digest)
+    monkeypatch.setattr(scanning, "sha256_of", digest)
     done = make("bm25")
     assert (done.added, done.skipped) == (2, [("bread.txt", "can't be read: No such file or directory")])
 
@@ -188,7 +193,7 @@ def test_making_anew_mends(make: Make, docs: Path, tmp_path: Path, what: str) ->
     pointer, manifest = tmp_path / "index" / "current.json", generation.folder / "manifest.json"
     if what == "schema":
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
-        digest = ingesting.sha256_of(manifest)
+        digest = sha256_of(manifest)
         pointer.write_text(json.dumps(json.loads(pointer.read_text()) | {"manifest_sha256": digest}))
     elif what == "manifest":
         manifest.write_text("{")
@@ -226,3 +231,42 @@ def test_diversity_by_hand(make: Make, docs: Path, tmp_path: Path) -> None:
     found = searcher(tmp_path, k=4, mmr=0.5).search("What makes dough rise?")
     assert [hit.chunk.id for hit in found] == chosen
     assert chosen != [hit.chunk.id for hit in exact[:4]]
+
+
+LIGHT = """
+import sys
+from llmrl.config import ChunksConfig, EmbedderConfig, IngestConfig, RetrieverConfig
+from llmrl.retrieval.scan import nothing_new
+
+docs, index, minilm = sys.argv[1:]
+config = IngestConfig(docs=docs, index=index, retriever=RetrieverConfig(name="hybrid"),
+                      chunks=ChunksConfig(max_tokens=40, overlap_tokens=10), embedder=EmbedderConfig(name=minilm))
+done = nothing_new(config)
+print(done is not None and (done.unchanged, done.counts["documents"]), "torch" in sys.modules)
+"""
+
+
+def test_nothing_new_is_told_without_loading_a_model(make: Make, docs: Path, tmp_path: Path, minilm: str) -> None:
+    def told() -> str:
+        words = [sys.executable, "-c", LIGHT, str(docs), str(tmp_path / "index"), minilm]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
+
+    assert told() == "False False"  # there is no index
+    make("hybrid")
+    assert told() == "(3, 3) False"
+    (docs / "bread.txt").unlink()
+    assert told() == "False False"
+
+
+@pytest.mark.parametrize(
+    "change", [{"neighbours": Neighbours.hnsw}, {"passage_prefix": "passage: "}, {"query_prefix": "query: "}]
+)
+def test_other_settings_are_for_an_ingest_to_tell(docs: Path, tmp_path: Path, minilm: str, change: dict) -> None:
+    ingest(config(docs, tmp_path, minilm), Progress(quiet()))
+    same = nothing_new(config(docs, tmp_path, minilm))
+    assert same is not None
+    assert (same.unchanged, same.counts) == (3, OpenIndex(tmp_path / "index").manifest.counts)
+    assert nothing_new(config(docs, tmp_path, minilm, **change)) is None
+    other = config(docs, tmp_path, minilm)
+    other.chunks.max_tokens = 50
+    assert nothing_new(other) is None
