@@ -2,5 +2,5 @@
 
 import logging
 
-for _talks in ("faiss.loader", "sentence_transformers"):  # of every step they take, at the level of information
+for _talks in ("faiss.loader", "sentence_transformers", "httpx"):  # of every step they take, at the level of information
     logging.getLogger(_talks).setLevel(logging.WARNING)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from llmrl.errors import UserError
@@ -18,4 +19,5 @@ def write_rows(path: Path, rows: Iterator[Mapping[str, object]]) -> None:
     except OSError as error:
         raise UserError(f"out={path} can't be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be no folder
+            temporary.unlink(missing_ok=True)
