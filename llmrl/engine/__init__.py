@@ -3,7 +3,7 @@
 from llmrl.engine.decode import Decoder
 from llmrl.engine.engine import Engine, engine_of, lighten
 from llmrl.engine.head import Objective
-from llmrl.engine.memory import keep_freed_memory
+from llmrl.engine.memory import give_back_memory, keep_freed_memory
 from llmrl.engine.packing import Lower, Packed, pack
 from llmrl.engine.prepacked import can_prepack, prepack_linears
 from llmrl.engine.weights import Weight, has_changed
@@ -17,6 +17,7 @@ __all__ = [
     "Weight",
     "can_prepack",
     "engine_of",
+    "give_back_memory",
     "has_changed",
     "keep_freed_memory",
     "lighten",

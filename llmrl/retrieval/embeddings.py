@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrl.engine import give_back_memory
 from llmrl.files import flush
 from llmrl.retrieval.embedder import Embedder
 from llmrl.retrieval.manifest import Generation
@@ -119,6 +120,7 @@ def _embed(store: Store, embedder: Embedder, progress: Progress) -> int:
                     [_row(key_of(text), vector.tobytes()) for text, vector in made],
                 )
                 connection.commit()
+                give_back_memory()  # every batch has a length of its own
                 embedded += len(part)
                 step(len(part))
     return embedded
