@@ -133,6 +133,8 @@ def _work(name: str, title: str, parts: Found) -> list[str]:
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     figures = part["found"]["llmrl PPO"]
+    if "note" in part:
+        lines += ["", part["note"]]
     if peak:
         update, rollout = update_flops(figures) / figures["update_s"], rollout_flops(figures) / figures["rollout_s"]
         lines += [

@@ -176,6 +176,14 @@ def test_gain_of_the_context() -> None:
     assert ContextGain()([wrong, own]) == [pytest.approx(-1), pytest.approx(1)]
 
 
+def test_what_both_contexts_support_gains_nothing() -> None:
+    """The other context stands in the prompt, too: else the own one would be taken for the question, whose words don't count."""
+    gas, bread = "[1] Yeast turns sugar into gas.", "[1] Yeast turns sugar into bread."
+    samples = [Sample(f"{context}\n\nWhy?", "Yeast turns sugar.", context=context) for context in (gas, bread)]
+    assert Grounded()(samples) == [1, 1]
+    assert ContextGain()(samples) == [0, 0]
+
+
 def test_gain_without_anything_to_compare_with() -> None:
     own = Sample(f"{CONTEXT}\n\nWhy?", "Yeast turns sugar into gas.", context=CONTEXT)
     bare = Sample("Why?", "Yeast turns sugar into gas.")
