@@ -177,7 +177,7 @@ def test_gain_of_the_context() -> None:
 
 
 def test_what_both_contexts_support_gains_nothing() -> None:
-    """The other context stands in the prompt, too: else the own one would be taken for the question, whose words don't count."""
+    """The other context stands in the prompt, too: else the own one would count as the question, whose words earn nothing."""
     gas, bread = "[1] Yeast turns sugar into gas.", "[1] Yeast turns sugar into bread."
     samples = [Sample(f"{context}\n\nWhy?", "Yeast turns sugar.", context=context) for context in (gas, bread)]
     assert Grounded()(samples) == [1, 1]
