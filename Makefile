@@ -9,14 +9,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test check bench format clean
+.PHONY: train test check bench format clean browser
 
 train: $(VENV)/.core
 	$(BIN)/python -m llmrl.train experiment=quickstart $(ARGS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev browser
 	$(BIN)/python scripts/fetch_models.py smollm2 minilm distilgpt2-shape --quiet
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
+
+browser:
+	@command -v chromium >/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { apt-get update -qq; apt-get install -yqq chromium >/dev/null; }; } || \
+	echo "Chromium is missing, and the tests that look at pages need it: apt-get install chromium"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 
 def sha256_of(path: Path) -> str:
     """In hexadecimal, of what the file holds."""
@@ -36,3 +38,15 @@ def replace_json(path: Path, content: Any) -> None:
     """The same, as JSON, and its name in the folder on the disk, too."""
     replace_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     flush(path.parent)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process works in that run or sweep folder now."""
+    path = folder / ".lock"
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -25,7 +25,9 @@ ABOUT = {
             ("reward=[no_repeat,end_of_sentence] reward.no_repeat.weight=5", "two rewards, weighted"),
             ("reward=python reward.python.function=my_file.py:my_reward", "your own reward"),
             ("model.name_or_path=FOLDER tracker=none", "any causal language model, JSON lines only"),
-            ("-m reward=no_repeat,end_of_sentence ppo.lr=1e-5,3e-5", "a sweep"),
+            ("-m reward=no_repeat,end_of_sentence ppo.lr=1e-5,3e-5 seed=1,2,3", "a sweep: every combination"),
+            ("-m hydra/launcher=joblib hydra.launcher.n_jobs=2 sweep=kl_frontier", "a sweep by recipe, two jobs at a time"),
+            ("sweep.resume=outputs/FOLDER", "go on with a sweep: what is missing, failed or was killed"),
             ("--config-dir my_conf experiment=mine", "with your own config files"),
             ("trainer=grpo grpo.num_generations=8", "another trainer, by TRL"),
             ("resume=outputs/FOLDER", "go on with a run that was stopped or killed"),
@@ -84,8 +86,8 @@ def options(group: str) -> dict[str, str]:
 
 
 def groups() -> list[str]:
-    """Names of all config groups."""
-    return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+    """Names of all config groups, Hydra's own aside."""
+    return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "hydra")
 
 
 def _first_comment(path: Path) -> str:

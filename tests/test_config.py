@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from llmrl import rewards  # noqa: F401  (importing registers them)
+from llmrl.compose import SCHEMAS, prepare, to_config
 from llmrl.config import (
     CONF_DIR,
     EvaluationConfig,
@@ -27,7 +28,6 @@ from llmrl.config import (
     read_train_config,
 )
 from llmrl.errors import UserError
-from llmrl.front_door import SCHEMAS, prepare, to_config
 from llmrl.help import field_comments, groups, options
 from llmrl.rewards.end_of_sentence import EndOfSentence
 from llmrl.rewards.no_repeat import NoRepeat

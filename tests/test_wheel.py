@@ -20,7 +20,10 @@ def test_the_wheel_trains_from_anywhere(tmp_path: Path) -> None:
                    capture_output=True)  # fmt: skip
     wheel = next(tmp_path.glob("llmrl-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"llmrl/conf/train.yaml", "llmrl/assets/tiny/model.safetensors", "llmrl/assets/openings.txt"} <= set(names)
+    assert {
+        "llmrl/conf/train.yaml", "llmrl/assets/tiny/model.safetensors", "llmrl/assets/openings.txt", "llmrl/sweeps/page.html",
+        "llmrl/conf/hydra/sweeper/grid.yaml", "hydra_plugins/llmrl_sweepers/__init__.py",
+    } <= set(names)  # fmt: skip
     assert not [name for name in names if name.startswith(("tests/", "scripts/", "conf/"))]
 
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
@@ -43,4 +46,10 @@ def test_the_wheel_trains_from_anywhere(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     runs = list((tmp_path / "elsewhere" / "outputs").glob("*/config.yaml"))
     assert len(runs) == 2
+    swept = subprocess.run(
+        [tmp_path / "venv" / "bin" / "llmrl-train", "-m", "experiment=debug", "seed=1,2", "hydra.sweep.dir=sweep"],
+        cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert swept.returncode == 0, swept.stderr
+    assert (tmp_path / "elsewhere" / "sweep" / "sweep.html").is_file()
     assert all("lr: 3.0e-05" in path.read_text(encoding="utf-8") for path in runs)

@@ -19,6 +19,7 @@ from llmrl.config.sections import (
     PromptsConfig,
     RolloutConfig,
     RolloutEngine,
+    SweepConfig,
     TrackerConfig,
     TrainerConfig,
 )
@@ -47,6 +48,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
         between("seed", self.seed, 0, 2**32 - 1)
@@ -62,6 +64,8 @@ class TrainConfig:
             raise UserError(
                 f"retriever={self.retriever.name} needs an index: retriever.index=FOLDER, made by python -m llmrl.ingest"
             )
+        if self.sweep.prune and not self.trainer.eval_every:
+            raise UserError("sweep.prune goes by the held-out reward while training: set trainer.eval_every, too")
         self._check_sections()
 
     def _check_sections(self) -> None:
@@ -84,7 +88,8 @@ class TrainConfig:
         wanted = {
             "rollout.min_new_tokens": rollout.min_new_tokens > 0, "rollout.stop": bool(rollout.stop),
             "rollout=vllm": rollout.engine is RolloutEngine.vllm,
-            "trainer.patience": self.trainer.patience is not None, "trainer.final=best": self.trainer.final is FinalModel.best,
+            "sweep.prune": self.sweep.prune, "trainer.patience": self.trainer.patience is not None,
+            "trainer.final=best": self.trainer.final is FinalModel.best,
         }  # fmt: skip
         if refused := [key for key, is_set in wanted.items() if is_set]:
             raise UserError(f"{refused[0]} is for trainer=ppo: trainer={name} is TRL's own, which does not do it")
@@ -172,7 +177,7 @@ def read_train_config(path: Path) -> TrainConfig:
         raise UserError(f"{path} can't be read as a run's config: {one_line(error)}") from error
 
 
-MAY_DIFFER = ("resume", "tracker", "evaluation.enabled", "evaluation.samples", "evaluation.examples")
+MAY_DIFFER = ("resume", "sweep", "tracker", "evaluation.enabled", "evaluation.samples", "evaluation.examples")
 """What may change when a run goes on: nothing of it reaches training or the looks at held-out prompts."""
 
 

@@ -53,6 +53,12 @@ class WandbMode(Enum):
     offline = "offline"
 
 
+class KeepModel(Enum):
+    none = "none"
+    reference = "reference"
+    upload = "upload"
+
+
 @dataclass
 class ModelConfig:
     """Which causal language model, and how it is computed."""
@@ -187,10 +193,29 @@ class TrackerConfig:
     project: str = "llmrl"  # Weights & Biases project
     entity: str | None = None  # Weights & Biases team or user
     name: str | None = None  # of the run; null: the run folder's name
-    group: str | None = None  # runs shown together
+    group: str | None = None  # runs shown together; null: in a sweep, the sweep folder's name
     tags: list[str] = field(default_factory=list)  # labels
     mode: WandbMode = WandbMode.auto  # auto: online where a key is configured, else offline in the run folder
-    init_timeout: float = 20.0  # seconds to wait for the server before going offline
+    init_timeout: float = 20.0  # seconds the server has to answer before the run is logged offline; training does not wait
+    finish_timeout: float = 30.0  # seconds the server has, at the end, to take what is left
+    model: KeepModel = KeepModel.reference  # wandb: the final model as an artifact: its path and checksum, uploaded, or none
 
     def __post_init__(self) -> None:
         above("tracker.init_timeout", self.init_timeout, 0)
+        above("tracker.finish_timeout", self.finish_timeout, 0)
+
+
+@dataclass
+class SweepConfig:
+    """How the jobs of a sweep (-m) go together."""
+
+    resume: str | None = None  # a sweep folder to go on with: what is missing, failed or was killed is run; latest: the newest
+    prune: bool = False  # end a job early whose held-out reward is below the median of the others' at the same step
+    prune_after: int = 2  # looks at held-out prompts that every job is given (trainer.eval_every)
+    prune_least: int = 4  # other jobs that must have come as far
+
+    def __post_init__(self) -> None:
+        if self.resume is not None and not self.resume.strip():
+            raise UserError("sweep.resume= is empty: name the sweep folder to go on with")
+        at_least("sweep.prune_after", self.prune_after, 1)
+        at_least("sweep.prune_least", self.prune_least, 1)

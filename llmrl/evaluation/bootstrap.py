@@ -1,5 +1,6 @@
 """How sure a mean is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,14 @@ def paired_interval(differences: np.ndarray, seed: int, level: float = 0.95) -> 
         resampled = f"responses to these {prompts} prompts alone"
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(differences.mean()), float(low), float(high), resampled)
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean of independent values: one response to each of some prompts."""
+    array, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    means = array[rng.integers(0, len(array), (1000, len(array)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def verdict(interval: Interval) -> str:

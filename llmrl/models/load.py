@@ -74,7 +74,7 @@ class LanguageModel:
 def load(config: ModelConfig) -> LanguageModel:
     """Load a model and its tokenizer as `config` says, weights in fp32, dropout off. Raises UserError in one line."""
     device = choose_device(config.device)
-    source = _locate(config)
+    source = locate(config)
     if device.type == "cpu":
         keep_freed_memory()
     try:
@@ -124,7 +124,7 @@ def choose_bf16(precision: Precision, device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def _locate(config: ModelConfig) -> Path:
+def locate(config: ModelConfig) -> Path:
     """The folder or GGUF file that holds the model, downloaded if it has to be."""
     name = config.name_or_path
     if name.startswith(PACKAGED):

@@ -73,6 +73,15 @@ def from_hub(name: str, wanted: Sequence[str], kind: str, option: str, ways_out:
         ) from error
 
 
+def cached_folder(name: str) -> Path | None:
+    """Where a hub name's files lie on this machine, without asking the hub; None if they do not."""
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        fetched = cache_folder() / name.replace("/", "--")
+        return fetched if fetched.is_dir() else None
+
+
 def place_of(name: str, kind: str, option: str, ways_out: str) -> Path:
     """The folder that a name means: a path, or a hub name as `from_hub` takes it. Raises UserError."""
     path = Path(name).expanduser()

@@ -39,20 +39,26 @@ def freeze_trunk(language_model: LanguageModel, layers: int) -> LanguageModel:
     enters the trunk, and with it the reference. Raises UserError if the model has no more layers than that.
     """
     model = language_model.model
+    model.requires_grad_(True)
+    for parameter in frozen_by(language_model, layers):
+        parameter.requires_grad_(False)
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    reference = copy.copy(language_model)
+    reference.model = copy.deepcopy(model, shared).eval().requires_grad_(False)
+    return reference
+
+
+def frozen_by(language_model: LanguageModel, layers: int) -> list[nn.Parameter]:
+    """The parameters that `freeze_trunk` freezes. Raises UserError if the model has no more layers than that."""
+    model = language_model.model
     blocks = _blocks(model)
     if layers >= len(blocks):
         raise UserError(
             f"ppo.frozen_layers={layers} would leave nothing to train: model {language_model.name!r} has {len(blocks)} layers"
         )
-    model.requires_grad_(True)
     frozen: list[nn.Module] = list(blocks[:layers])
     frozen += [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    for module in frozen:
-        module.requires_grad_(False)
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    reference = copy.copy(language_model)
-    reference.model = copy.deepcopy(model, shared).eval().requires_grad_(False)
-    return reference
+    return [parameter for module in frozen for parameter in module.parameters()]
 
 
 def add_adapters(language_model: LanguageModel, rank: int, alpha: int, targets: list[str]) -> LanguageModel:

@@ -1,9 +1,10 @@
 """The loop: sample, score, learn, look at held-out prompts, log, save."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean, pstdev
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,10 +22,15 @@ from llmrl.ppo.update import SkippedUpdates, learning_rate_factor, make_optimize
 from llmrl.prompts import Prompt
 from llmrl.rewards import Scores, score
 from llmrl.rollout import Distribution, Rollout, sampler_of
+from llmrl.tracking import histogram
 from llmrl.tracking.console import ProgressDisplay
+from llmrl.tracking.siblings import behind
 from llmrl.trainers.held_out import held_out_reward
 from llmrl.trainers.interrupt import StopSignal
 from llmrl.trainers.protocol import Outcome, Workbench, sample_rows
+
+DIVERGING = {"negative KL", "reward hacking", "value head"}
+"""Warnings that a person who is elsewhere wants to hear of."""
 
 
 class PPOTrainer:
@@ -66,8 +72,8 @@ class PPOTrainer:
         with StopSignal() as stop, self.display:
             self._catch_up()
             while progress.step < steps and not progress.stopped and not stop.requested:
-                metrics, rollout, scores = self._learn()
-                self._finish_step(metrics, sample_rows(rollout.prompts, rollout.texts, scores))
+                metrics, samples, histograms = self._learn()
+                self._finish_step(metrics, samples, histograms)
             if progress.stopped:
                 self.display.say(f"stopped after step {progress.step}: {progress.stopped}")
         if self._saved != progress.step:
@@ -110,8 +116,8 @@ class PPOTrainer:
             metrics, progress.unlogged = progress.unlogged, None
             self._finish_step(metrics)
 
-    def _learn(self) -> tuple[dict[str, float], Rollout, Scores]:
-        """One batch: sampled, scored and learned from. Returns its metrics."""
+    def _learn(self) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, Any]]:
+        """One batch: sampled, scored and learned from. Returns its metrics, samples and, where they are due, histograms."""
         config, bench, progress = self.config, self.bench, self.progress
         clock = [time.perf_counter()]
         with self._keeping_state():
@@ -125,10 +131,12 @@ class PPOTrainer:
         experience = make_experience(self.policy, bench.reference, rollout, normalized, self.ppo, self.distribution, coef)
         clock.append(time.perf_counter())
         lr = self._set_learning_rate()
+        every = config.trainer.samples_every
+        ratios: list[torch.Tensor] | None = [] if every and (progress.step + 1) % every == 0 else None
         with self._saving_if_it_fails():
             update_metrics = update(
                 self.policy, self.optimizer, experience, self.ppo, self.distribution, coef, progress.generators["shuffling"],
-                progress.skipped,
+                progress.skipped, ratios,
             )  # fmt: skip
         clock.append(time.perf_counter())
         progress.step += 1
@@ -146,12 +154,21 @@ class PPOTrainer:
             **{f"time/{name}_s": value for name, value in seconds.items()},
         }
         progress.kl_control.update(metrics["objective/kl"], len(rollout.texts))
-        return metrics, rollout, scores
+        histograms = {} if ratios is None else histograms_of(scores, rollout, ratios)
+        return metrics, sample_rows(rollout.prompts, rollout.texts, scores), histograms
 
-    def _finish_step(self, metrics: dict[str, float], samples: Sequence[dict[str, Any]] = ()) -> None:
+    def _finish_step(
+        self,
+        metrics: dict[str, float],
+        samples: Sequence[dict[str, Any]] = (),
+        histograms: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Look at held-out prompts if it is time, write the step's one line, heed it, and save if it is time."""
         trainer, progress, step = self.config.trainer, self.progress, self.progress.step
         self.bench.run.log_samples(samples, step)
+        if histograms:
+            self.bench.run.log_histograms(histograms, step)
+            self.bench.tracker.log_histograms(histograms, step)
         looked = bool(trainer.eval_every) and (step % trainer.eval_every == 0 or step == trainer.steps)
         if looked:
             metrics = metrics | self._evaluate(metrics)
@@ -161,22 +178,29 @@ class PPOTrainer:
             self.bench.tracker.log_samples(samples, step)
         if "objective/scores" in metrics:
             self.display.step(step, metrics)
-            self._heed(metrics)
+            self._heed(metrics, looked)
         is_best = looked and progress.best is not None and progress.best.step == step
         if is_best or (step and trainer.checkpoint_every and step % trainer.checkpoint_every == 0):
             self._save()
 
-    def _heed(self, metrics: dict[str, float]) -> None:
+    def _heed(self, metrics: dict[str, float], looked: bool) -> None:
         """Warn, and decide whether the run should end."""
         progress, limit, patience = self.progress, self.ppo.stop_run_kl, self.config.trainer.patience
         for kind, text in self.health.observe(progress.step, metrics):
-            self.display.warn(kind, text)
+            if self.display.warn(kind, text) and kind in DIVERGING:
+                self.bench.tracker.alert(kind, text)
         if limit is not None and metrics["objective/kl"] > limit:
             progress.stopped = f"the KL of {metrics['objective/kl']:.2f} nats per response is above ppo.stop_run_kl={limit}"
+            self.bench.tracker.alert("divergence", progress.stopped)
         best = progress.best
         if patience is not None and best is not None and best.looks_since >= patience:
             progress.stopped = (
                 f"no better held-out reward than {best.reward:.3f} of step {best.step} in {best.looks_since} looks"
+            )
+        sweep = self.config.sweep
+        if sweep.prune and looked and progress.step // self.config.trainer.eval_every > sweep.prune_after:
+            progress.stopped = progress.stopped or behind(
+                self.bench.run.path, progress.step, metrics["eval/reward"], sweep.prune_least
             )
 
     def _evaluate(self, step_metrics: dict[str, float]) -> dict[str, float]:
@@ -243,6 +267,16 @@ class PPOTrainer:
             if self._saved != self.progress.step:
                 self._save()
             raise
+
+
+def histograms_of(scores: Scores, rollout: Rollout, ratios: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """How the step's rewards, response lengths in tokens, and probability ratios in its last epoch lie."""
+    finite = torch.cat(list(ratios)).float().cpu() if ratios else torch.ones(1)
+    return {
+        "reward": histogram(scores.total),
+        "response/length": histogram(rollout.response_mask.sum(-1).tolist()),
+        "policy/ratio": histogram(finite[finite.isfinite()].numpy()),
+    }
 
 
 def objective_metrics(rollout: Rollout, scores: Scores, experience: Experience) -> dict[str, float]:

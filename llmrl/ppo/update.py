@@ -72,18 +72,23 @@ def update(
     kl_coef: float,
     generator: torch.Generator,
     skipped: SkippedUpdates,
+    ratios: list[Tensor] | None = None,
 ) -> dict[str, float]:
     """Learn from one batch. Returns the means over its optimiser steps of what the field calls policy/* and val/* metrics.
 
     A minibatch with a loss or gradient that is not finite is left out and counted in `policy/skipped_updates`; RunError when
-    `skipped` says there were too many. With `stop_update_kl` the update ends before the first step that would start too far
+    `skipped` says there were too many. The probability ratio of every token of the last epoch is added to `ratios`, if given.
+    With `stop_update_kl` the update ends before the first step that would start too far
     from the policy that sampled.
     """
     sums: dict[str, float] = defaultdict(float)
     taken, left_out = 0, 0
-    for index in minibatches(len(experience.tokens), config, generator):
+    batches = minibatches(len(experience.tokens), config, generator)
+    for number, index in enumerate(batches):
         optimizer.zero_grad()
-        figures = accumulate(policy, experience.rows(index.to(experience.tokens.device)), config, distribution, kl_coef)
+        rows = experience.rows(index.to(experience.tokens.device))
+        last_epoch = number >= len(batches) - len(batches) // config.epochs
+        figures = accumulate(policy, rows, config, distribution, kl_coef, ratios if last_epoch else None)
         if config.stop_update_kl is not None and figures["policy/approxkl"] > config.stop_update_kl:
             break
         figures["policy/grad_norm"] = optimizer.clip_gradients(config.max_grad_norm)
@@ -112,7 +117,12 @@ def minibatches(rows: int, config: PPOConfig, generator: torch.Generator) -> lis
 
 
 def accumulate(
-    policy: Policy, minibatch: Experience, config: PPOConfig, distribution: Distribution, kl_coef: float
+    policy: Policy,
+    minibatch: Experience,
+    config: PPOConfig,
+    distribution: Distribution,
+    kl_coef: float,
+    ratios: list[Tensor] | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the minibatch's loss to the parameters, a micro-batch at a time. Returns the loss's figures.
 
@@ -126,6 +136,8 @@ def accumulate(
 
         def share_of_loss(where: Tensor, *figures: Any, part: Experience = part) -> Tensor:
             share = len(where) / tokens
+            if ratios is not None:
+                ratios.append((figures[0].detach() - part.logprobs.flatten()[where]).exp())
             loss, found = token_loss(part, where, *figures, config=config, kl_coef=kl_coef)
             for name, value in found.items():
                 sums[name] = sums[name] + value.detach() * share

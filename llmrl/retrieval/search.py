@@ -40,6 +40,7 @@ class Searcher:
         if config.index is None:
             raise UserError("name the index: a folder made by python -m llmrl.ingest docs=... index=...")
         self.config = config
+        self._kept: dict[tuple[str, int], list[Hit]] = {}
         for attempt in range(OPENINGS):
             path = Path(config.index)
             before = pointer(path)
@@ -104,6 +105,12 @@ class Searcher:
             ranked = self._diverse(ranked, wanted)
         return self._hits(ranked, wanted, only)
 
+    def search_kept(self, question: str, k: int) -> list[Hit]:
+        """As `search`, and remembered: asked again, the same hits."""
+        if (question, k) not in self._kept:
+            self._kept[question, k] = self.search(question, k)
+        return self._kept[question, k]
+
     def search_all(self, questions: Sequence[str], k: int | None = None) -> list[list[Hit]]:
         return [self.search(question, k) for question in questions]
 
@@ -141,6 +148,24 @@ class Searcher:
             order.append(int(value.argmax()))
             likeness = np.maximum(likeness, vectors @ vectors[order[-1]])
         return _taken(ranked, np.array(order))
+
+
+_last: tuple[object, Searcher] | None = None
+
+
+def searcher_for(config: RetrieverConfig) -> Searcher:
+    """A searcher; the one that was asked for last, with its embedder and what it found, where config and index are the same.
+
+    Jobs of a sweep in one process so open and embed once. Raises UserError.
+    """
+    global _last
+    if config.index is None:
+        return Searcher(config)
+    key = (repr(config), pointer(Path(config.index)))
+    if _last is None or _last[0] != key:
+        _last = None  # before the next takes as much
+        _last = (key, Searcher(config))
+    return _last[1]
 
 
 def _above(ranked: Ranked, least: float | None) -> Ranked:

@@ -11,7 +11,7 @@ from llmrl.models.load import LanguageModel
 from llmrl.prompts import Prompt, PromptSplit
 from llmrl.prompts.sources import fraction
 from llmrl.retrieval.context import ground
-from llmrl.retrieval.search import Hit, Searcher
+from llmrl.retrieval.search import Hit, searcher_for
 from llmrl.rewards.grounding import all_words, content_words, supported_share
 from llmrl.rollout.ask import DONT_KNOW, chat_of, control_tokens
 
@@ -48,9 +48,8 @@ def with_context(split: PromptSplit, config: TrainConfig, language_model: Langua
 class _Maker:
     def __init__(self, config: TrainConfig, language_model: LanguageModel) -> None:
         self.config, self.language_model = config, language_model
-        self.searcher = Searcher(config.retriever)
+        self.searcher = searcher_for(config.retriever)
         self.chat = chat_of(language_model) if config.prompting.chat else None
-        self.found: dict[str, list[Hit]] = {}
         self.of: dict[int, frozenset[str]] = {}  # every document that a chunk stands in
 
     def refuse_unknown(self, prompts: Sequence[Prompt]) -> None:
@@ -107,9 +106,7 @@ class _Maker:
         return hits
 
     def _search(self, prompt: Prompt) -> list[Hit]:
-        if prompt.id not in self.found:
-            self.found[prompt.id] = self.searcher.search(prompt.text, 10 * self.config.retriever.k)
-        return self.found[prompt.id]
+        return self.searcher.search_kept(prompt.text, 10 * self.config.retriever.k)
 
     def _right(self, prompt: Prompt) -> list[Hit]:
         """The best chunk of the documents that answer, one that holds the answer if there is one."""

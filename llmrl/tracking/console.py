@@ -51,11 +51,13 @@ class ProgressDisplay:
         left = (time.perf_counter() - self._started) / (step - self._first) * (self._steps - step)
         self.console.print(f"step {step}/{self._steps}  {figures}  {left:.0f} s left")
 
-    def warn(self, kind: str, text: str) -> None:
-        """A warning above the bar, the first of its kind only."""
-        if kind not in self._warned:
-            self._warned.add(kind)
-            self.console.print(f"warning: {text}", style="yellow", markup=False)
+    def warn(self, kind: str, text: str) -> bool:
+        """A warning above the bar, the first of its kind only. Returns whether it was the first."""
+        if kind in self._warned:
+            return False
+        self._warned.add(kind)
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        return True
 
     def has_warned(self, kind: str) -> None:
         """A warning of this kind was given before the run was gone on with."""

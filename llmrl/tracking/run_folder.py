@@ -39,6 +39,10 @@ class RunFolder:
         return self.path / "samples.jsonl"
 
     @property
+    def histograms_file(self) -> Path:
+        return self.path / "histograms.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -99,6 +103,16 @@ class RunFolder:
         if self.exists:
             raise UserError(f"{self.path} holds a run already; choose another hydra.run.dir, or resume={self.path}")
 
+    def set_aside(self) -> None:
+        """Move what an earlier try left into unfinished-<n>/, so that the run can begin again in the same folder."""
+        number = len(list(self.path.glob("unfinished-*")))
+        aside = self.path / f"unfinished-{number}"
+        aside.mkdir()
+        for path in list(self.path.iterdir()):
+            if path.name != ".lock" and not path.name.startswith("unfinished-"):
+                path.rename(aside / path.name)
+        self._record = {}
+
     def mark(self, status: str, **facts: Any) -> None:
         """Write run.json anew, atomically. Status: running, finished, interrupted or failed."""
         self._record = {**self.record, "status": status, **facts, "updated": _now()}
@@ -107,6 +121,11 @@ class RunFolder:
         self._started = now
         if "error" not in facts:
             self._record.pop("error", None)
+        write_text(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+
+    def add(self, **facts: Any) -> None:
+        """Facts for run.json that change nothing of how the run stands."""
+        self._record = {**self.record, **facts}
         write_text(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -118,9 +137,13 @@ class RunFolder:
         for row in rows:
             append_json(self.samples_file, {"step": step, **row})
 
+    def log_histograms(self, histograms: Mapping[str, Any], step: int) -> None:
+        """Append one line to histograms.jsonl: edges and counts by name."""
+        append_json(self.histograms_file, {"step": step, **histograms})
+
     def flush(self) -> None:
         """Bring what was logged to the disk. Raises RunError if it does not take it."""
-        for path in (self.metrics_file, self.samples_file):
+        for path in (self.metrics_file, self.samples_file, self.histograms_file):
             if path.is_file():
                 try:
                     with path.open("rb") as file:
@@ -129,12 +152,12 @@ class RunFolder:
                     raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 
     def rows(self, path: Path, last: int) -> list[dict[str, Any]]:
-        """The rows of metrics_file or samples_file up to step `last`."""
+        """The rows of metrics_file, samples_file or histograms_file up to step `last`."""
         return [row for row in read_json_lines(path) if row["step"] <= last] if path.is_file() else []
 
     def cut_after(self, step: int) -> None:
         """Drop the lines of steps after `step`, so that going on from a checkpoint writes none twice."""
-        for path in (self.metrics_file, self.samples_file):
+        for path in (self.metrics_file, self.samples_file, self.histograms_file):
             if path.is_file():
                 write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows(path, step)))
 

@@ -4,6 +4,7 @@ from statistics import fmean
 
 import torch
 
+from llmrl.evaluation.bootstrap import mean_interval
 from llmrl.ppo.streams import shared_streams_kept
 from llmrl.rewards import score
 from llmrl.rollout import Distribution, response_logprobs, sample
@@ -11,7 +12,8 @@ from llmrl.trainers.protocol import Workbench
 
 
 def held_out_reward(bench: Workbench) -> dict[str, float]:
-    """Means over one response to each of the prompts looked at: `eval/reward`, `eval/<name>` of each reward, and `eval/kl`.
+    """Means over one response to each of the prompts looked at: `eval/reward` with its 95 % interval, `eval/<name>` of each
+    reward, and `eval/kl`.
 
     The KL to the reference is in nats per response. The random stream is the evaluation's own, the same at every look: training
     is the same with and without it, and two looks differ by the model alone. Raises RunError where a reward does.
@@ -27,4 +29,6 @@ def held_out_reward(bench: Workbench) -> dict[str, float]:
     with shared_streams_kept(bench.config.evaluation.seed):
         scores = score(bench.rewards, samples)
     components = {f"eval/{name}": fmean(values) for name, values in scores.components.items()}
-    return {"eval/reward": fmean(scores.total), "eval/kl": fmean(kls), **components}
+    low, high = mean_interval(scores.total)
+    reward = {"eval/reward": fmean(scores.total), "eval/reward_low": low, "eval/reward_high": high}
+    return {**reward, "eval/kl": fmean(kls), **components}

@@ -5,6 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from packaging.version import InvalidVersion, Version
 
 from llmrl.config import TrainConfig, first_difference, read_train_config
@@ -29,6 +30,8 @@ def find_place(config: TrainConfig) -> Place:
     Raises UserError if the folder is taken, still running, finished, of another config or made by a newer version.
     """
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    if config.resume is None and HydraConfig.get().mode is RunMode.MULTIRUN and folder.exists:
+        return _again(folder, config)
     if config.resume is None:
         folder.refuse_if_taken()
         return Place(folder, config)
@@ -52,6 +55,15 @@ def _named(name: str) -> Place:
     if not can_resume(config):
         raise UserError(f"{name} is a run of trainer={config.trainer.name}, which keeps no checkpoints: start it again")
     return Place(run, config, resumes=True)
+
+
+def _again(folder: RunFolder, config: TrainConfig) -> Place:
+    """A job of a sweep whose folder holds its run already, as it was killed, stopped, failed or queued again."""
+    if can_resume(config) or folder.record.get("status") == "finished":
+        return _same(folder, config)
+    folder.lock()
+    folder.set_aside()
+    return Place(folder, config)
 
 
 def can_resume(config: TrainConfig) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from rich.console import Console
 from safetensors import SafetensorError
 
@@ -19,6 +20,7 @@ from llmrl.errors import INTERRUPTED, RunError, UserError
 from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
 from llmrl.models.load import LanguageModel, fingerprint, load, save
+from llmrl.models.resident import borrow
 from llmrl.models.trainable import add_adapters, freeze_trunk, lightened, merged, train_all
 from llmrl.ppo.streams import seed_shared_streams
 from llmrl.prompts import PromptSplit, load_prompts
@@ -28,6 +30,7 @@ from llmrl.tracking import RunFolder, Tracker, check_tracker, make_tracker
 from llmrl.trainers.protocol import Outcome, Workbench
 from llmrl.trainers.resume import can_resume, find_place
 
+THREADS = torch.get_num_threads()  # of a run that does not say: a job before it in this process may have said
 PLAIN_WORDS = re.compile(r"[\w ,]+")  # what needs no care in a shell
 
 
@@ -39,14 +42,13 @@ def train(config: TrainConfig) -> int:
     if place.finished:
         console.print(f"{_relative(run.path)} is finished: nothing is left to do", markup=False)
         return 0
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
+    torch.set_num_threads(config.trainer.threads or THREADS)
     seed_shared_streams(config.seed)
     check_tracker(config.tracker)
     check_engine(config.rollout)
     prompts = load_prompts(config.prompts)
     _refuse_too_few(prompts, config)
-    language_model = load(config.model)
+    language_model, weights_sha256 = _load(config)
     index: dict[str, Any] = {}
     if config.retriever.name != "none":
         from llmrl.rollout.contexts import with_context  # here, as few runs retrieve and it takes seconds to load
@@ -55,7 +57,7 @@ def train(config: TrainConfig) -> int:
         prompts, index = grounding.split, {"index": grounding.index_sha256, "contexts": grounding.counts}
     encode_prompts(language_model, [*prompts.train, *prompts.held_out], config.rollout.max_new_tokens)  # refuse long ones now
     facts = {
-        "source": language_model.source, "weights": fingerprint(language_model.model), "device": str(language_model.device),
+        "source": language_model.source, "weights": weights_sha256, "device": str(language_model.device),
         "precision": "bf16" if language_model.bf16 else "fp32", "threads": torch.get_num_threads(), **index,
     }  # fmt: skip
     reference = _make_trainable(language_model, config)
@@ -64,6 +66,8 @@ def train(config: TrainConfig) -> int:
         run.mark("running", resumed=run.record.get("resumed", 0) + 1, **facts)
     else:
         overrides = list(HydraConfig.get().overrides.task)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            facts["sweep"] = Path(HydraConfig.get().sweep.dir).name
         run.begin(config, seed=config.seed, model=config.model.name_or_path, overrides=overrides, **facts)
     _say_hello(run, config, console)
     tracker = _start_tracker(config, run)
@@ -71,6 +75,14 @@ def train(config: TrainConfig) -> int:
         config, run, tracker, language_model, reference, config.reward, prompts, settings=plain(config), resumes=place.resumes
     )
     return _carried_through(bench, console)
+
+
+def _load(config: TrainConfig) -> tuple[LanguageModel, str]:
+    """(the model, SHA-256 of its weights); in a sweep a copy of one that stays in memory."""
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        return borrow(config.model, config.ppo.frozen_layers if config.ppo else 0)
+    language_model = load(config.model)
+    return language_model, fingerprint(language_model.model)
 
 
 def _make_trainable(language_model: LanguageModel, config: TrainConfig) -> LanguageModel:
@@ -157,6 +169,7 @@ def _carried_through(bench: Workbench, console: Console) -> int:
         bench.run.mark("interrupted")
         raise
     except BaseException as error:
+        bench.tracker.alert("the run failed", f"{type(error).__name__}: {error}")
         _mark_failed(bench.run, error)
         if isinstance(error, RunError) and list(bench.run.checkpoints.glob("step-*")):
             folder = _relative(bench.run.path)
@@ -189,8 +202,22 @@ def _judge(bench: Workbench, console: Console) -> None:
     )
     write_comparison(bench.run.evaluation_file, comparison)
     bench.run.mark("running", verdict=comparison.verdict, evaluation_seconds=round(time.perf_counter() - start, 1))
-    bench.tracker.summarise({"eval/final/" + name: value for name, value in comparison.headline().items()})
+    bench.tracker.summarise(
+        {"eval/final/" + name: value for name, value in comparison.headline().items()} | held_out_looks(bench.run)
+    )
     show_comparison(comparison, console, bench.config.evaluation.examples)
+
+
+def held_out_looks(run: RunFolder) -> dict[str, float]:
+    """The best and the last held-out look while training, each with its interval."""
+    looks = [row for row in run.rows(run.metrics_file, 2**62) if "eval/reward" in row]
+    if not looks:
+        return {}
+    chosen = {"best": max(looks, key=lambda row: row["eval/reward"]), "last": looks[-1]}
+    names = ("eval/reward", "eval/reward_low", "eval/reward_high", "step")
+    return {
+        f"eval/{which}/{name.rpartition('/')[2]}": row[name] for which, row in chosen.items() for name in names if name in row
+    }
 
 
 def _say_goodbye(bench: Workbench, outcome: Outcome, console: Console) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from llmrl.evaluation.bootstrap import Interval
 from llmrl.evaluation.comparison import Comparison, Texts
+from llmrl.tracking import RunFolder
+from llmrl.trainers.run import held_out_looks
 from tests.conftest import ROOT, Command
 
 TEXTS = Texts(1.0, 1.0, 0.0, 1.0, 1.0)
@@ -49,5 +51,6 @@ def test_every_metric_is_documented_and_every_documented_one_is_logged(command: 
             }
     assert logged - documented() == set(), "docs/metrics.md does not name these"
     logged |= {f"eval/final/{name}" for name in Comparison.headline(SOME)}
+    logged |= set(held_out_looks(RunFolder(tmp_path / "run")))
     logged.add("rollout/logprob_gap")  # of rollout=vllm, which needs an environment of its own
     assert documented() - logged == set(), "docs/metrics.md names these, but they are not logged"

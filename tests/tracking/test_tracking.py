@@ -10,7 +10,7 @@ import pytest
 from llmrl.config import TrackerConfig, WandbMode
 from llmrl.errors import UserError
 from llmrl.tracking import RunFolder, find_run
-from llmrl.tracking.trackers import key_is_configured, wandb_mode
+from llmrl.tracking.wandb_tracker import key_is_configured, wandb_mode
 from tests.conftest import SMALL_RUN, Command
 
 

@@ -1,0 +1,69 @@
+"""`python -m llmrl.sweep show FOLDER`: what a sweep came to."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from llmrl.errors import REFUSED, UserError
+
+USAGE = """Show what a sweep came to: the ranking, which settings matter, whether the first beats the second by more than seeds,
+and the command line of the best run. Writes ranking.csv, ranking.json and sweep.html anew.
+
+Usage: python -m llmrl.sweep show FOLDER      (latest: the newest under outputs/)
+
+Start one:   python -m llmrl.train -m reward=no_repeat,end_of_sentence seed=1,2,3
+Go on:       python -m llmrl.train sweep.resume=FOLDER"""
+
+
+def main() -> int:
+    """Show a sweep. Returns 0; 1 where jobs failed or are missing; 2 for what the person can mend."""
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print(USAGE)
+        return 0 if words else REFUSED
+    try:
+        if len(words) != 2 or words[0] != "show":
+            raise UserError(f"{' '.join(words)!r} is not understood; it is: python -m llmrl.sweep show FOLDER")
+        return show(words[1])
+    except UserError as error:
+        print(f"llmrl sweep: {error}", file=sys.stderr)
+        return REFUSED
+
+
+def show(name: str) -> int:
+    """Everything about the sweep of that name on the terminal."""
+    from llmrl.sweeps.conclude import conclude  # here, as it takes seconds to load
+    from llmrl.sweeps.plan import find_sweep, read_plan
+    from llmrl.sweeps.ranking import rank
+    from llmrl.sweeps.results import read_results
+
+    folder = find_sweep(name)
+    status = conclude(folder)
+    console = Console(highlight=False, soft_wrap=True)
+    for ranking in rank(read_results(folder, read_plan(folder))):
+        best = ranking.groups[0].best
+        console.print(
+            Text(f"\nthe best run{f' of {ranking.reward_name}' if ranking.reward_name else ''}: ", style="bold"), end=""
+        )
+        console.print(Text(str(best.folder)))
+        console.print(Text(command_of(folder, best.folder), style="cyan"))
+    return status
+
+
+def command_of(sweep: Path, run: Path) -> str:
+    """The command line that makes a run of a sweep again, alone."""
+    import json
+    import shlex
+
+    from llmrl.sweeps.plan import read_plan
+
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    flags = [word for word in read_plan(sweep).words if word.startswith("--config")]
+    words = [word for word in record["overrides"] if not word.startswith(("sweep.", "resume="))]
+    return " ".join(["python -m llmrl.train", *map(shlex.quote, [*flags, *words])])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""What a ranking says, in words."""
+
+from typing import Any
+
+from llmrl.evaluation.bootstrap import Interval
+from llmrl.sweeps.importance import LEAST_JOBS, Importance
+from llmrl.sweeps.ranking import Group, Ranking
+
+
+def settings_text(group: Group) -> str:
+    """A group's settings as words."""
+    return " ".join(f"{key}={short(value)}" for key, value in group.settings.items()) or "(nothing varied)"
+
+
+def short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def sayings(ranking: Ranking, matters: Importance | None) -> list[str]:
+    """What the table says, in sentences: how sure the first place is, and which settings matter."""
+    lines = []
+    if len(ranking.groups) > 1:
+        lines.append("* beside a KL: nothing has a higher reward at a lower KL")
+        span = f" by {_span(ranking.lead)} ({ranking.lead.resampled})" if ranking.lead else ""
+        lines.append(f"first over second{span}: {ranking.lead_verdict}")
+        if len(ranking.groups) > 2:
+            lines.append(
+                f"the first of {len(ranking.groups)} was chosen by these very figures: expect less of it on new prompts"
+            )
+    if matters:
+        told = ", ".join(f"{key} {mean:.2f}" for key, (mean, _) in matters.of.items())
+        lines.append(
+            f"what matters (permutation importance over {matters.jobs} jobs; R^2 out of bag {matters.fit:.2f}"
+            f"{', too low to trust' if matters.fit < 0.3 else ''}): {told}"
+        )
+    elif len(ranking.groups) > 1:
+        lines.append(f"what matters can't be told of so few jobs (at least {LEAST_JOBS} with different results)")
+    return lines
+
+
+def _span(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
