@@ -70,9 +70,12 @@ def as_meant(word: str) -> str:
     """Words that Hydra would refuse though what is meant is plain; raises UserError for one it would take too badly.
 
     `model=some/folder` means that folder: a choice of the group holds no path separator and no .gguf. And parameters of a
-    person's own function have no schema, so Hydra wants their first mention marked.
+    person's own function have no schema, so Hydra wants their first mention marked. An agent of W&B's sweeps writes null as
+    None.
     """
     key, _, value = word.partition("=")
+    if value == "None" and os.environ.get("WANDB_SWEEP_ID"):
+        word, value = f"{key}=null", "null"
     if word.startswith("--") and key not in HYDRA_FLAGS:
         raise UserError(f"{key} is not a flag; options are written key=value, as in trainer.steps=10 (all of them: --help)")
     if value == "null" and key in groups():

@@ -21,8 +21,8 @@ def test_the_wheel_trains_from_anywhere(tmp_path: Path) -> None:
     wheel = next(tmp_path.glob("llmrl-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
     assert {
-        "llmrl/conf/train.yaml", "llmrl/assets/tiny/model.safetensors", "llmrl/assets/openings.txt", "llmrl/sweeps/page.html",
-        "llmrl/conf/hydra/sweeper/grid.yaml", "hydra_plugins/llmrl_sweepers/__init__.py",
+        "llmrl/conf/train.yaml", "llmrl/assets/tiny/model.safetensors", "llmrl/assets/openings.txt",
+        "llmrl/pages/template.html", "llmrl/conf/hydra/sweeper/grid.yaml", "hydra_plugins/llmrl_sweepers/__init__.py",
     } <= set(names)  # fmt: skip
     assert not [name for name in names if name.startswith(("tests/", "scripts/", "conf/"))]
 

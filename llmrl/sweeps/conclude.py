@@ -17,32 +17,43 @@ from llmrl.files import replace_text
 from llmrl.sweeps.importance import Importance, importance
 from llmrl.sweeps.page import write_page
 from llmrl.sweeps.plan import label, read_plan
-from llmrl.sweeps.ranking import Group, Ranking, rank
+from llmrl.sweeps.ranking import Ranking, rank
 from llmrl.sweeps.results import Result, read_results
-from llmrl.sweeps.words import sayings, settings_text, short
+from llmrl.sweeps.words import HEAD, row, sayings, short
 
 SHOWN = 20
+Everything = tuple[list[Result], list[Ranking], dict[str, Importance | None]]
 
 
 def conclude(folder: Path, console: Console | None = None) -> int:
     """Read what became of every job, show it, and write ranking.csv, ranking.json and sweep.html. Returns 0, or 1 if a job
     failed or is missing."""
     console = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-    plan = read_plan(folder)
-    results = read_results(folder, plan)
-    rankings = rank(results)
-    matters = {ranking.reward_name: importance(_of(results, ranking)) for ranking in rankings}
+    results, rankings, matters = read_all(folder)
     show_jobs(results, console)
     for ranking in rankings:
         show_ranking(ranking, matters[ranking.reward_name], console, several=len(rankings) > 1)
-    write_csv(folder / "ranking.csv", results, rankings)
-    replace_text(folder / "ranking.json", json.dumps(as_json(results, rankings, matters), indent=1) + "\n")
-    page = write_page(folder, plan, results, rankings, matters)
+    page = write_all(folder, (results, rankings, matters))
     left = [result for result in results if result.status not in ("finished", "same")]
     console.print(f"\nthe whole picture: {page}", markup=False)
     if left:
         console.print(f"to run what is left: python -m llmrl.train sweep.resume={folder}", markup=False)
     return 1 if left else 0
+
+
+def read_all(folder: Path) -> Everything:
+    """Every job's end, a ranking for each reward, and which settings matter in it."""
+    results = read_results(folder, read_plan(folder))
+    rankings = rank(results)
+    return results, rankings, {ranking.reward_name: importance(_of(results, ranking)) for ranking in rankings}
+
+
+def write_all(folder: Path, everything: Everything | None = None) -> Path:
+    """Write ranking.csv, ranking.json and sweep.html. Returns the page's path."""
+    results, rankings, matters = everything or read_all(folder)
+    write_csv(folder / "ranking.csv", results, rankings)
+    replace_text(folder / "ranking.json", json.dumps(as_json(results, rankings, matters), indent=1) + "\n")
+    return write_page(folder, read_plan(folder), results, rankings, matters)
 
 
 def _of(results: Sequence[Result], ranking: Ranking) -> list[Result]:
@@ -66,26 +77,15 @@ def show_ranking(ranking: Ranking, matters: Importance | None, console: Console,
     title = f"Held-out reward, {ranking.reward_name}" if several else "Held-out reward"
     console.print(f"\n{title}", style="bold", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("", "settings", "seeds", "reward", "95 % interval", "over the base", "KL", "verdicts"):
+    for name in HEAD:
         table.add_column(name, justify="left" if name in ("settings", "verdicts") else "right")
     for place, group in enumerate(ranking.groups[:SHOWN], 1):
-        table.add_row(*_row(place, group), style="bold" if place == 1 else None)
+        table.add_row(*row(place, group), style="bold" if place == 1 else None)
     console.print(table)
     if len(ranking.groups) > SHOWN:
         console.print(f"and {len(ranking.groups) - SHOWN} more in ranking.csv")
     for line in sayings(ranking, matters):
         console.print(line, markup=False)
-
-
-def _row(place: int, group: Group) -> list[str]:
-    over = sum(result.difference.mean for result in group.results if result.difference) / len(group.results)
-    verdicts = Counter(result.verdict for result in group.results)
-    reward = group.reward
-    return [
-        str(place), settings_text(group), str(len(group.results)), f"{reward.mean:.3f}",
-        f"{reward.low:.3f} to {reward.high:.3f}", f"{over:+.3f}", f"{group.kl:.2f}{'*' if group.on_frontier else ''}",
-         ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()),
-    ]  # fmt: skip
 
 
 def write_csv(path: Path, results: Sequence[Result], rankings: Sequence[Ranking]) -> None:

@@ -5,16 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from llmrl.pages.page import COLOURS, OTHER, Figure, band, curve, layout
 from llmrl.sweeps.importance import Importance
 from llmrl.sweeps.ranking import Group, Ranking
 from llmrl.sweeps.results import Result, curve_of
 from llmrl.sweeps.words import settings_text
-
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c2e", "#7f6bd1")
-"""Told apart by colour-blind people, too (after Okabe and Ito), on light and on dark."""
-OTHER = "#8a9199"
-LEGEND = {"orientation": "h", "yanchor": "top", "y": -0.25}
-Figure = dict[str, Any]
 
 
 def figures_of(ranking: Ranking, results: Sequence[Result], matters: Importance | None) -> dict[str, tuple[str, Figure]]:
@@ -43,13 +38,6 @@ def _colour(place: int) -> str:
     return COLOURS[place] if place < len(COLOURS) else OTHER
 
 
-def _layout(x: str, y: str, **more: Any) -> Figure:
-    return {
-        "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
-        "legend": LEGEND, "hovermode": "closest", **more,
-    }  # fmt: skip
-
-
 def reward_against_kl(ranking: Ranking) -> Figure:
     """A point a run, with its interval over prompts; groups in the colours of their place."""
     data = []
@@ -65,7 +53,7 @@ def reward_against_kl(ranking: Ranking) -> Figure:
             "text": [f"job {result.job.number + 1}" for result in group.results],
             "showlegend": place < len(COLOURS),
         })  # fmt: skip
-    return {"data": data, "layout": _layout("KL to the base, nats per response", "held-out reward")}
+    return {"data": data, "layout": layout("KL to the base, nats per response", "held-out reward")}
 
 
 def curves(ranking: Ranking, metric: str) -> Figure:
@@ -77,17 +65,9 @@ def curves(ranking: Ranking, metric: str) -> Figure:
             continue
         colour, name = _colour(place), settings_text(group)
         if len(rows) > 1:
-            low, high = rows.min(axis=0).tolist(), rows.max(axis=0).tolist()
-            data.append({
-                "type": "scatter", "x": [*steps, *steps[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "mode": "lines",
-                "line": {"width": 0}, "fillcolor": f"rgba({','.join(str(int(colour[i:i + 2], 16)) for i in (1, 3, 5))},0.18)",
-                "hoverinfo": "skip", "showlegend": False, "legendgroup": name,
-            })  # fmt: skip
-        data.append({
-            "type": "scatter", "mode": "lines+markers" if len(steps) < 3 else "lines", "x": steps,
-            "y": rows.mean(axis=0).tolist(), "name": name, "legendgroup": name, "line": {"color": colour, "width": 2},
-        })  # fmt: skip
-    return {"data": data, "layout": _layout("step", metric)}
+            data.append(band(name, steps, rows.min(axis=0).tolist(), rows.max(axis=0).tolist(), colour))
+        data.append(curve(name, steps, rows.mean(axis=0).tolist(), colour))
+    return {"data": data, "layout": layout("step", metric)}
 
 
 def _by_step(group: Group, metric: str) -> tuple[list[int], np.ndarray]:
@@ -135,4 +115,4 @@ def importances(matters: Importance) -> Figure:
         "marker": {"color": COLOURS[0]},
         "error_x": {"type": "data", "array": [matters.of[name][1] for name in names], "color": OTHER},
     }  # fmt: skip
-    return {"data": [bars], "layout": _layout("drop of R^2", "")}
+    return {"data": [bars], "layout": layout("drop of R^2", "")}

@@ -1,6 +1,7 @@
 """One job of a sweep: it may fail in any way without an end to the others, and leaves word of how it ended in its folder."""
 
 import contextlib
+import gc
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -44,10 +45,24 @@ def run_job(
             said = explain(error) or f"{type(error).__name__}: {error}"
             note_failure(folder, error, said)
             print(f"llmrl train: job {job.number + 1} failed: {said}", file=sys.stderr, flush=True)
+    _clear_up()
     _say_end(folder, job, count, status)
     if status == INTERRUPTED:
         raise KeyboardInterrupt("said")  # the person wants the sweep to stop, not this job alone
     return status
+
+
+def _clear_up() -> None:
+    """Find the garbage of a job that ended, and give its memory back.
+
+    What is left of the first, libraries for the most part, is not looked at again.
+    """
+    from llmrl.engine.memory import give_back_memory  # here, as it loads torch, which a job has done
+
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+    give_back_memory()
 
 
 def any_running(sweep: Path, but: Path) -> bool:

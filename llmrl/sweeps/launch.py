@@ -23,6 +23,9 @@ from llmrl.explain import explain
 from llmrl.sweeps.memory import jobs_at_once
 from llmrl.sweeps.plan import Job
 
+PRIMITIVES = "128"
+"""oneDNN keeps a kernel for each shape it has seen, 1024 by default: jobs of all lengths would fill that in a sweep."""
+
 
 @dataclass
 class Launch:
@@ -54,14 +57,21 @@ class Launch:
         if not jobs:
             return
         self._share_out(len(jobs), configs(jobs[0][0]))
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)
         logging.getLogger("hydra").setLevel(logging.WARNING)  # each job says its own words
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task, config=self.master
         )
         try:
-            launcher.launch([self.words(job, overrides) for job, overrides in jobs], initial_job_idx=jobs[0][0].number)
+            for part in [[each] for each in jobs] if self.in_process else [jobs]:
+                launcher.launch([self.words(job, overrides) for job, overrides in part], initial_job_idx=part[0][0].number)
         except Exception as error:  # a worker was killed, a cluster refused: the jobs that are left can be gone on with
             print(f"llmrl train: the launcher gave up: {type(error).__name__}: {one_line(error)[:300]}", file=sys.stderr)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether jobs run here, one after the other. What a launcher gives back of each is megabytes, and of no use to us."""
+        return str(self.master.hydra.launcher._target_).endswith(".BasicLauncher")
 
     def end(self, status: int) -> None:
         """Say how the sweep ended: the exit status."""

@@ -1,10 +1,25 @@
 """What a ranking says, in words."""
 
+from collections import Counter
 from typing import Any
 
 from llmrl.evaluation.bootstrap import Interval
 from llmrl.sweeps.importance import LEAST_JOBS, Importance
 from llmrl.sweeps.ranking import Group, Ranking
+
+HEAD = ("", "settings", "seeds", "reward", "95 % interval", "over the base", "KL", "verdicts")
+
+
+def row(place: int, group: Group) -> list[str]:
+    """A group's row of the ranking, cells under `HEAD`."""
+    over = sum(result.difference.mean for result in group.results if result.difference) / len(group.results)
+    verdicts = Counter(result.verdict for result in group.results)
+    reward = group.reward
+    return [
+        str(place), settings_text(group), str(len(group.results)), f"{reward.mean:.3f}",
+        f"{reward.low:.3f} to {reward.high:.3f}", f"{over:+.3f}", f"{group.kl:.2f}{'*' if group.on_frontier else ''}",
+         ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()),
+    ]  # fmt: skip
 
 
 def settings_text(group: Group) -> str:

@@ -44,7 +44,8 @@ class WandbTracker(Tracker):
 
         self._wandb, self._config, self._folder, self._settings = wandb, config, run, settings
         self._resumes = "wandb_id" in run.record
-        self._id = run.record.get("wandb_id") or generate_id()
+        given = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None  # by an agent of W&B's sweeps
+        self._id = run.record.get("wandb_id") or given or generate_id()
         self._table: list[list[Any]] = []
         self._tables = 0  # samples logged so far; a table at the 1st, 2nd, 4th, 8th, ... time and at the end
         self._logged: set[tuple[str, int]] = set()  # (metrics, samples or histograms, step) logged before

@@ -56,12 +56,22 @@ def lines_of(process: "subprocess.Popen[str]") -> Iterator[tuple[float, str]]:
         raise RuntimeError(f"{process.args} ended with {process.returncode}:\n{''.join(said[-20:])}")
 
 
-def hundred(work: Path, jobs: int = 100) -> dict[str, Any]:
+def hundred(work: Path) -> dict[str, Any]:
+    """The same in bf16, and in fp32."""
+    return {"bf16": in_one_process(work, "bf16"), "fp32": in_one_process(work, "fp32")}
+
+
+def in_one_process(work: Path, precision: str, jobs: int = 100) -> dict[str, Any]:
     """Seconds and memory of each job of a sweep in one process."""
     begun = time.time()
-    process = started(
-        ["-m", *DEBUG, f"seed={','.join(map(str, range(jobs)))}", "hydra.sweep.dir=sweep", "trainer.checkpoint_every=0"], work
-    )
+    words = [
+        "-m",
+        *DEBUG,
+        f"seed={','.join(map(str, range(jobs)))}",
+        f"hydra.sweep.dir={precision}",
+        "trainer.checkpoint_every=0",
+    ]
+    process = started([*words, f"model.precision={precision}"], work)
     watched = psutil.Process(process.pid)
     heads, ready, resident = [], [], []
     end = begun
@@ -74,7 +84,7 @@ def hundred(work: Path, jobs: int = 100) -> dict[str, Any]:
             ready.append(at)
         if line.startswith("Verdict"):
             resident[-1] = max(resident[-1], watched.memory_info().rss)
-    folders = sorted((work / "sweep").glob("[0-9]*"))
+    folders = sorted((work / precision).glob("[0-9]*"))
     if len(folders) != jobs or len(heads) != jobs:
         raise RuntimeError(f"{len(folders)} folders, {len(heads)} jobs begun")
     concluding = end - heads[-1]
@@ -131,26 +141,34 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
     return [{key: row[key] for key in row if not key.startswith(("time/", "tokens/s", "samples/s"))} for row in rows]
 
 
-def parallel(work: Path, rounds: int = 3) -> dict[str, Any]:
+WORKS = {
+    "small": ["experiment=debug", f"seed={','.join(map(str, range(40)))}"],
+    "quickstart": ["experiment=quickstart", "tracker=none", "trainer.steps=6", "seed=1,2,3,4,5,6,7,8"],
+}
+
+
+def parallel(work: Path) -> dict[str, Any]:
+    """Forty jobs of two small steps, and eight of six quickstart steps."""
+    return {name: in_turns(work, words, rounds=3 if name == "small" else 1) for name, words in WORKS.items()}
+
+
+def in_turns(work: Path, words: list[str], rounds: int) -> dict[str, Any]:
     """One job after the other in one process, and two at a time in two, in turns; whole commands."""
-    words = [
-        "-m", "experiment=quickstart", "tracker=none", "evaluation.examples=0", "trainer.steps=6", "trainer.checkpoint_every=0",
-        "seed=1,2,3,4,5,6,7,8",
-    ]  # fmt: skip
     ways = {"in_turn": [], "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         for name, more in ways.items():
             begun = time.time()
-            for _ in lines_of(started([*words, *more, f"hydra.sweep.dir={name}_{number}"], work)):
+            common = ["-m", "evaluation.examples=0", "trainer.checkpoint_every=0", f"hydra.sweep.dir={name}_{number}"]
+            for _ in lines_of(started([*common, *words, *more], work)):
                 pass
             times[name].append(time.time() - begun)
             shutil.rmtree(work / f"{name}_{number}")
         print(f"  round {number}: { {name: round(each[-1], 1) for name, each in times.items()} }", flush=True)
-    return {"jobs": 8, "rounds": rounds, "seconds": times, "ratio": median(times["in_turn"]) / median(times["joblib"])}
+    return {"words": words, "rounds": rounds, "seconds": times, "ratio": median(times["in_turn"]) / median(times["joblib"])}
 
 
-def hang(work: Path, rounds: int = 3) -> dict[str, Any]:
+def hang(work: Path, rounds: int = 2) -> dict[str, Any]:
     """Seconds from the first step to the last, and of the whole command, without a tracker and with a server that hangs."""
     from tests.tracking.wandb_server import Server
 
@@ -210,16 +228,21 @@ def render(found: dict[str, Any]) -> str:
         f"Made by `python scripts/bench/sweeps.py`; {found['machine']['processors']} processors, tiny model.", "",
     ]  # fmt: skip
     if one := found.get("hundred"):
-        grown = one["last_bytes"] / one["third_bytes"] - 1
+        one, fp32 = one["bf16"], one["fp32"]
+        grown, grown_fp32 = (each["last_bytes"] / each["third_bytes"] - 1 for each in (one, fp32))
         lines += [
-            f"**{one['jobs']} jobs of two steps in one process**: {one['folders']} folders, {one['seconds']:.0f} s. Beside its "
+            f"**{one['jobs']} jobs of two steps in one process**, bf16: {one['folders']} folders, {one['seconds']:.0f} s. Beside its "
             f"sampling, learning and evaluation a job costs **{one['overhead_s']:.2f} s** (median; slowest "
             f"{one['slowest_overhead_s']:.2f}; bar 0.7): composing, copying the model, saving it. From the command to the first "
             f"job's model being ready {one['first_starts_s']:.1f} s, of which {one['plan_s']:.1f} compose and check all "
             f"{one['jobs']} configs; from a later job's first word to its model being ready **{one['others_start_s']:.2f} s** "
             f"(bar: a third). Memory at the end of the third job {one['third_bytes'] / 1e9:.2f} GB, of the last "
-            f"{one['last_bytes'] / 1e9:.2f}: {grown:+.0%} (bar 10 %). Ranking and page take {one['concluding_s']:.1f} s with the "
+            f"{one['last_bytes'] / 1e9:.2f}: **{grown:+.0%}** (bar 10 %). Ranking and page take {one['concluding_s']:.1f} s with the "
             "last job.", "",
+            f"In fp32 a job costs {fp32['overhead_s']:.2f} s, and memory goes from {fp32['third_bytes'] / 1e9:.2f} to "
+            f"{fp32['last_bytes'] / 1e9:.2f} GB: **{grown_fp32:+.0%}**. No Python object and no tensor is left of a job that ended; "
+            "what grows in bf16 is what torch keeps for each shape that its products and its attention have seen, and it grows less "
+            "and less.", "",
         ]  # fmt: skip
     if one := found.get("kills"):
         same = "the same table" if one["same_table"] else "ANOTHER TABLE"
@@ -231,11 +254,21 @@ def render(found: dict[str, Any]) -> str:
         ]  # fmt: skip
     if one := found.get("parallel"):
         lines += [
-            f"**Two at a time** (`hydra/launcher=joblib hydra.launcher.n_jobs=2`): {one['jobs']} jobs in "
-            f"{median(one['seconds']['joblib']):.0f} s, one after the other in {median(one['seconds']['in_turn']):.0f} s: "
-            f"**{one['ratio']:.2f} times** as fast (bar 1.5). Whole commands, in turns, medians of {one['rounds']}; one thread a "
-            "job against two.", "",
+            "**Two at a time** (`hydra/launcher=joblib hydra.launcher.n_jobs=2`, one thread a job) against one after the other (two "
+            "threads). Whole commands, in turns, medians; bar 1.5 times.", "",
+            "| jobs | in turn, s | two at a time, s | times as fast | rounds |", "| --- | --- | --- | --- | --- |",
         ]  # fmt: skip
+        titles = {
+            "small": "40 of two steps, 8 responses of 8 tokens",
+            "quickstart": "8 of six steps, 32 responses of 48 tokens",
+        }
+        for name, title in titles.items():
+            each = one[name]
+            lines.append(
+                f"| {title} | {median(each['seconds']['in_turn']):.0f} | {median(each['seconds']['joblib']):.0f} | "
+                f"**{each['ratio']:.2f}** | {each['rounds']} |"
+            )
+        lines.append("")
     if one := found.get("hang"):
         base = median(one["none"]["steps_s"])
         lines += ["**A Weights & Biases server that hangs.** In turns, medians of " f"{one['rounds']}.", "",

@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,14 @@ from typing import Any
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, port: int, folder: Path, hang_after: int | None = None, fail: bool = False) -> None:
+    def __init__(
+        self, port: int, folder: Path, hang_after: int | None = None, fail: bool = False, sweep: str = "",
+        orders: Sequence[dict[str, Any]] = (),
+    ) -> None:  # fmt: skip
         super().__init__(("127.0.0.1", port), Handler)
         self.folder, self.hang_after, self.fail, self.calls = folder, hang_after, fail, 0
+        self.sweep, self.orders = sweep, list(orders)  # the YAML of a sweep, and what its agents are told to run
+        self.ended, self.wanted = 0, len(orders)
         self.artifacts: dict[str, dict[str, Any]] = {}
         (folder / "files").mkdir(parents=True, exist_ok=True)
 
@@ -68,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"data": self._graphql(json.loads(body))})
         else:
             if self.path.endswith("/file_stream"):
+                self.server.ended += "exitcode" in json.loads(body)
                 self.server.remember("streams.jsonl", {"run": self.path.split("/")[-2], **json.loads(body)})
             self._answer({})
 
@@ -107,6 +114,17 @@ class Handler(BaseHTTPRequestHandler):
             return {"viewer": {"id": "v", "username": "somebody", "entity": "somebody", "flags": "{}", "teams": {"edges": []}}}
         if called == "ArtifactType":
             return {"project": None}
+        if called == "SweepWithRuns":
+            return {
+                "project": {"sweep": {"id": "sw", "name": told["sweep"], "config": self.server.sweep, "runs": {"edges": []}}}
+            }
+        if called == "CreateAgent":
+            return {"createAgent": {"agent": {"id": f"agent-{self.client_address[1]}"}}}
+        if called == "Heartbeat":  # an agent that is told to exit kills what it runs
+            commands = [self.server.orders.pop(0)] if self.server.orders else []
+            if not commands and self.server.ended == self.server.wanted:
+                commands = [{"type": "exit", "id": "0"}]
+            return {"agentHeartbeat": {"agent": {"id": told["id"]}, "commands": json.dumps(commands)}}
         return self._artifacts(called, told)
 
     def _artifacts(self, called: str, told: dict[str, Any]) -> dict[str, Any]:
