@@ -4,7 +4,8 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from llmrl.files import replace_text
 from llmrl.sweeps.importance import Importance, importance
+from llmrl.sweeps.launch import Launch
 from llmrl.sweeps.page import write_page
 from llmrl.sweeps.plan import label, read_plan
 from llmrl.sweeps.ranking import Ranking, rank
@@ -39,6 +41,15 @@ def conclude(folder: Path, console: Console | None = None) -> int:
     if left:
         console.print(f"to run what is left: python -m llmrl.train sweep.resume={folder}", markup=False)
     return 1 if left else 0
+
+
+@contextmanager
+def concluding(launch: Launch) -> Iterator[None]:
+    """A sweep at work: it is concluded when it ends, and when a person has it stop."""
+    try:
+        yield
+    finally:
+        launch.end(conclude(launch.folder))
 
 
 def read_all(folder: Path) -> Everything:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from llmrl.config import TrainConfig
 from llmrl.errors import UserError
 from llmrl.files import is_locked
-from llmrl.sweeps.conclude import conclude
+from llmrl.sweeps.conclude import concluding
 from llmrl.sweeps.launch import Launch, held, save_composed
 from llmrl.sweeps.plan import PLAN_FILE, Job, Plan, label, make_jobs, read_plan
 from llmrl.sweeps.results import read_result
@@ -42,9 +42,9 @@ def run_grid(launch: Launch, words: Sequence[str], most_at_a_time: int | None) -
             Plan(sys.argv[1:], jobs).write(folder)
         todo = [(job, overrides) for job, overrides in zip(jobs, lists, strict=True) if _is_left(folder, job)]
         _announce(folder, jobs, len(todo))
-        for start in range(0, len(todo), most_at_a_time or len(todo) or 1):
-            launch.run(todo[start : start + (most_at_a_time or len(todo))], lambda job: configs[job.number])
-        launch.end(conclude(folder))
+        with concluding(launch):
+            for start in range(0, len(todo), most_at_a_time or len(todo) or 1):
+                launch.run(todo[start : start + (most_at_a_time or len(todo))], lambda job: configs[job.number])
 
 
 def _combinations(launch: Launch, words: Sequence[str]) -> list[list[str]]:

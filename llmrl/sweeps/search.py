@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from llmrl.config import TrainConfig
 from llmrl.errors import UserError, one_line
 from llmrl.registry import did_you_mean
-from llmrl.sweeps.conclude import conclude
+from llmrl.sweeps.conclude import concluding
 from llmrl.sweeps.job import note_failure
 from llmrl.sweeps.launch import Launch, held, save_composed
 from llmrl.sweeps.plan import PLAN_FILE, Job, Plan, make_jobs, read_plan
@@ -79,8 +79,8 @@ def run_search(launch: Launch, words: Sequence[str], settings: SearchSettings) -
         search.check()
         save_composed(folder, launch.master)
         plan.write(folder)
-        search.run()
-        launch.end(conclude(folder))
+        with concluding(launch):
+            search.run()
 
 
 def space_of(overrides: Sequence[Override]) -> Space:

@@ -51,6 +51,7 @@ class WandbTracker(Tracker):
         self._logged: set[tuple[str, int]] = set()  # (metrics, samples or histograms, step) logged before
         self._summary: dict[str, float | str] = {}
         self._complained = self._given_up = False
+        self._begun = threading.Event()
         self._exit_code = 0
         self._where, reason = self._mode()
         run.mark("running", wandb_id=self._id, wandb_mode=self._where)
@@ -69,6 +70,7 @@ class WandbTracker(Tracker):
         run = self._begin(mode, reason)
         if run is None:
             return
+        self._begun.set()
         while (order := self._orders.get()) is not None:
             try:
                 order(run)
@@ -198,7 +200,9 @@ class WandbTracker(Tracker):
         self._exit_code = exit_code
         self._orders.put(self._last)
         self._orders.put(None)
-        self._thread.join(self._config.init_timeout + self._config.finish_timeout)
+        if not self._begun.is_set():
+            self._thread.join(self._config.init_timeout)
+        self._thread.join(self._config.finish_timeout)
         if self._thread.is_alive():
             self._rescue()
         if self._where != self._folder.record.get("wandb_mode"):

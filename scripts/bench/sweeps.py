@@ -276,7 +276,7 @@ def render(found: dict[str, Any]) -> str:
         for name, title in (("none", "no tracker"), ("never_answers", "never answers"), ("stops_answering", "stops answering")):
             steps = median(one[name]["steps_s"])
             lines.append(f"| {title} | {steps:.1f} | {steps / base - 1:+.1%} | {median(one[name]['whole_s']):.1f} |")
-        lines += ["", "The bar is 2 % of training. At the end a run waits, once, `tracker.finish_timeout` (30 s) for a server that "
+        lines += ["", "The bar is 2 % of training. At the end a run waits, once, `tracker.finish_timeout` (15 s; 50 s when this was measured) for a server that "
                   "began to answer; then it keeps everything offline and says how to upload it.", ""]  # fmt: skip
     if one := found.get("page"):
         lines += [f"**What a sweep says at its end**, `python -m llmrl.train {one['words']}`, {one['seconds']:.0f} s:", "",

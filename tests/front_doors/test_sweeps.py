@@ -147,6 +147,24 @@ def test_a_killed_sweep_goes_on_to_the_same_table(command: Command, tmp_path: Pa
     assert list((tmp_path / "sweep").glob("damaged-000_seed-1-0"))
 
 
+def test_ctrl_c_ends_the_sweep_and_says_what_is_left(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "llmrl.train", *SMALL, "seed=1,2", "trainer.steps=400", "rollout.max_new_tokens=16"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("step 2/"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130, said
+    text = "".join(said)
+    assert "2 jobs: 1 interrupted, 1 missing" in text
+    assert "sweep.resume=" in text
+    assert record(tmp_path / "sweep" / "000_seed-1")["status"] == "interrupted"
+
+
 @pytest.mark.slow
 def test_a_job_is_the_same_alone_and_as_the_last_of_a_sweep(command: Command, tmp_path: Path) -> None:
     """After jobs with other threads and trainers in the same process."""

@@ -10,7 +10,7 @@ import pytest
 from llmrl.config import Fusion, Language, Neighbours, RetrieverConfig, WordsConfig
 from llmrl.errors import UserError
 from llmrl.retrieval.retrievers import best, standardised
-from llmrl.retrieval.search import Searcher
+from llmrl.retrieval.search import Searcher, searcher_for
 from llmrl.retrieval.vectors import Vectors, build
 from llmrl.retrieval.words import Words
 from tests.retrieval.conftest import Make, write
@@ -219,3 +219,20 @@ def test_an_index_that_is_open_outlives_the_next(make: Make, docs: Path, tmp_pat
     assert before.search("What is cheese made of?")[0].chunk.path != "more.txt"
     assert searcher(tmp_path).search("What is cheese made of?")[0].chunk.path == "more.txt"
     assert replace(before.config, k=2).k == 2
+
+
+def test_jobs_of_a_process_share_an_open_index_until_it_changes(make: Make, docs: Path, tmp_path: Path) -> None:
+    make()
+    config = RetrieverConfig(name="bm25", index=str(tmp_path / "index"))
+    first = searcher_for(config)
+    assert searcher_for(replace(config)) is first
+    hits = first.search_kept("When is high water?", 2)
+    assert first.search_kept("When is high water?", 2) is hits
+    assert [hit.chunk.id for hit in first.search_kept("When is high water?", 1)] == [hit.chunk.id for hit in hits[:1]]
+    assert searcher_for(replace(config, k=config.k + 1)) is not first
+    again = searcher_for(config)
+    write(docs, {"snow.md": "# Snow\n\nSnow is frozen rain, and lies in winter.\n"})
+    make()
+    fresh = searcher_for(config)
+    assert fresh is not again
+    assert fresh.search("frozen snow in winter")[0].chunk.path == "snow.md"
