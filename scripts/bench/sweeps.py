@@ -6,7 +6,7 @@
 `hundred`: a hundred jobs of two steps of the tiny model in one process: what each costs beside its training, and memory.
 `kills`: a sweep killed at ten random moments and gone on with, against one left alone. `parallel`: joblib with two jobs at a time
 against one after the other, in turns. `hang`: a run whose Weights & Biases server stops answering, against one without, in turns.
-`page`: README's first sweep, nine quickstarts, and a picture of its page (docs/results/sweep_page.png; needs Chromium).
+`page`: nine small jobs, what they say at the end, and a picture of their page (docs/results/sweep_page.png; needs Chromium).
 """
 
 import argparse
@@ -196,12 +196,12 @@ def hang(work: Path, rounds: int = 2) -> dict[str, Any]:
 
 
 def page(work: Path) -> dict[str, Any]:
-    """README's first sweep, and its page in a browser."""
+    """A sweep of nine small jobs, and its page in a browser."""
     from tests.browser import browser
 
-    words = ["-m", "experiment=quickstart", "tracker=none", "ppo.lr=3e-5,1e-4,3e-4", "seed=1,2,3", "evaluation.examples=0"]
+    words = ["-m", *DEBUG, "ppo.lr=1e-5,1e-4,1e-3", "seed=1,2,3", "trainer.steps=10", "trainer.eval_every=2"]
     begun = time.time()
-    said = [line for _, line in lines_of(started([*words, "trainer.eval_every=2", "hydra.sweep.dir=sweep"], work))]
+    said = [line for _, line in lines_of(started([*words, "hydra.sweep.dir=sweep"], work))]
     with browser() as chromium:
         opened = chromium.new_page(viewport={"width": 1180, "height": 1000})
         opened.goto((work / "sweep" / "sweep.html").as_uri())
@@ -279,7 +279,7 @@ def render(found: dict[str, Any]) -> str:
         lines += ["", "The bar is 2 % of training. At the end a run waits, once, `tracker.finish_timeout` (15 s; 50 s when this was measured) for a server that "
                   "began to answer; then it keeps everything offline and says how to upload it.", ""]  # fmt: skip
     if one := found.get("page"):
-        lines += [f"**What a sweep says at its end**, `python -m llmrl.train {one['words']}`, {one['seconds']:.0f} s:", "",
+        lines += [f"**What a sweep says at its end**, `python -m llmrl.train {one['words']}`:", "",
                   "```", one["table"], "```", "", "![its page](sweep_page.png)", ""]  # fmt: skip
     return "\n".join(lines)
 
