@@ -49,6 +49,8 @@ def show(name: str) -> int:
         )
         console.print(Text(str(best.folder)))
         console.print(Text(command_of(folder, best.folder), style="cyan"))
+        if len(ranking.groups[0].results) > 1:
+            console.print("its seed was the luckiest of its settings: another will most likely do less well")
     return status
 
 

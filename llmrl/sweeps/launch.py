@@ -128,6 +128,9 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if [path.name for path in folder.iterdir()] == [".lock"]:  # refused before anything was written
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 def save_composed(folder: Path, master: DictConfig) -> None:

@@ -79,6 +79,7 @@ def run_search(launch: Launch, words: Sequence[str], settings: SearchSettings) -
         search.check()
         save_composed(folder, launch.master)
         plan.write(folder)
+        print(f"llmrl: a search of {settings.n_trials} jobs, {len(plan.jobs)} of them done before, in {folder}", flush=True)
         with concluding(launch):
             search.run()
 

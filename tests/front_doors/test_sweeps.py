@@ -88,7 +88,7 @@ def test_a_choice_that_does_not_exist_is_refused_before_the_first_job(command: C
     line = refused(command("train", *SMALL, "reward=no_repeat,end_of_sentence,no_repeet,no_repeat,no_repeat,no_repeat"))
     assert "job 3 of 6" in line
     assert "did you mean 'no_repeat'" in line
-    assert not list(tmp_path.glob("sweep/0*"))
+    assert not (tmp_path / "sweep").exists()
     line = refused(command("train", *SMALL, "ppo.lr=1e-5,-1"))
     assert "job 2 of 2 (ppo.lr=-1): ppo.lr=-1" in line
     line = refused(command("train", *SMALL, "ppo.batch_size=8,6"))  # a combination
