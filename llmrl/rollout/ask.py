@@ -221,7 +221,7 @@ def _show(asker: Asker, question: Question, console: Console, out: str | None) -
         console.print()
     for source in answer.sources:
         chunk, used = source.hit.chunk, source.number in {*answer.cited, *answer.supported_by}
-        how = "cited" if source.number in answer.cited else "supports" if used else ""
+        how = "cited" if source.number in answer.cited else "shares words" if used else ""
         told = f"[{source.number}] {chunk.path}" + (f", {chunk.heading}" if chunk.heading else "")
         console.print(
             Text(told, style="cyan" if used else "dim")
