@@ -20,7 +20,6 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from llmrl.config import TrainConfig
 from llmrl.errors import UserError, one_line
 from llmrl.registry import did_you_mean
 from llmrl.sweeps.conclude import concluding
@@ -154,7 +153,6 @@ class Search:
     plan: Plan
     study: optuna.Study
     overrides: dict[int, list[str]] = field(default_factory=dict)  # of each job of this process
-    configs: dict[int, TrainConfig] = field(default_factory=dict)
 
     def check(self) -> None:
         """Compose a job of each choice there is. Raises UserError for one that does not exist."""
@@ -164,7 +162,7 @@ class Search:
                 self.launch.compose([*self.space.fixed, *(first | {key: word}).values()])
 
     def run(self) -> None:
-        """Finish what was begun, then propose until there are enough."""
+        """Finish what was begun, then propose until there are enough. What failed stays so: the study has learned of it."""
         self._go_on()
         while (left := self.settings.n_trials - len(self.plan.jobs)) > 0:
             trials = [self.study.ask(self.space.distributions) for _ in range(min(left, self.settings.n_jobs))]
@@ -194,7 +192,7 @@ class Search:
         telling = tuple(f"{key}={value}" for key, value in params.items())
         job = Job(number, telling, f"{number:03d}_trial", "")
         try:
-            job = make_jobs([words], self._compose, number, telling)[0]
+            job = make_jobs([words], self.launch.compose, number, telling)[0]
             twins = [each for each in self.plan.jobs if each.config_sha256 == job.config_sha256]
             job = Job(job.number, job.overrides, job.folder, job.config_sha256, twins[0].number if twins else None)
         except UserError as error:
@@ -206,9 +204,6 @@ class Search:
         self.plan.jobs.append(job)
         self.overrides[number] = words
         return job
-
-    def _compose(self, words: Sequence[str]) -> TrainConfig:
-        return self.launch.compose(words)
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         new = [job for job in jobs if job.same_as is None]

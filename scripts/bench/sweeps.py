@@ -269,6 +269,12 @@ def render(found: dict[str, Any]) -> str:
                 f"**{each['ratio']:.2f}** | {each['rounds']} |"
             )
         lines.append("")
+    return "\n".join([*lines, *hang_and_page(found)])
+
+
+def hang_and_page(found: dict[str, Any]) -> list[str]:
+    """The lines of these two parts."""
+    lines: list[str] = []
     if one := found.get("hang"):
         base = median(one["none"]["steps_s"])
         lines += ["**A Weights & Biases server that hangs.** In turns, medians of " f"{one['rounds']}.", "",
@@ -281,7 +287,7 @@ def render(found: dict[str, Any]) -> str:
     if one := found.get("page"):
         lines += [f"**What a sweep says at its end**, `python -m llmrl.train {one['words']}`:", "",
                   "```", one["table"], "```", "", "![its page](sweep_page.png)", ""]  # fmt: skip
-    return "\n".join(lines)
+    return lines
 
 
 def main() -> None:
