@@ -20,7 +20,7 @@ from llmrl.compose import to_config
 from llmrl.config import TrainConfig
 from llmrl.errors import UserError, one_line
 from llmrl.explain import explain
-from llmrl.sweeps.memory import jobs_at_once
+from llmrl.sweeps.memory import job_bytes, jobs_at_once
 from llmrl.sweeps.plan import Job
 
 PRIMITIVES = "128"
@@ -56,7 +56,8 @@ class Launch:
         """Have the launcher run the jobs, all of them or as many as it can: what became of each is in its folder."""
         if not jobs:
             return
-        self._share_out(len(jobs), configs(jobs[0][0]))
+        if "n_jobs" in self.master.hydra.launcher:
+            self._share_out(len(jobs), max((configs(job) for job, _ in jobs), key=lambda config: job_bytes(config) or 0))
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)
         logging.getLogger("hydra").setLevel(logging.WARNING)  # each job says its own words
         launcher = Plugins.instance().instantiate_launcher(
@@ -98,8 +99,6 @@ class Launch:
     def _share_out(self, jobs: int, config: TrainConfig) -> None:
         """Processes side by side: no more than fit into memory, and each its part of the processors."""
         launcher = self.master.hydra.launcher
-        if "n_jobs" not in launcher:
-            return
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         wanted = processors if launcher.n_jobs < 0 else int(launcher.n_jobs)
         at_once = jobs_at_once(min(wanted, jobs), config)
