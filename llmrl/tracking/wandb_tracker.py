@@ -240,12 +240,20 @@ def _define(run: Any) -> None:
 def drop_service(wandb: Any) -> None:
     """End W&B's helper process at once: it would hold up the end of this one for as long as the server does not answer. What it
     had not yet written is lost, and has to be logged again."""
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = silent_about_wandb
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if child.name().startswith("wandb-core"):
                 child.kill()
     with contextlib.suppress(Exception, SystemExit):  # it leaves with the helper's status
         wandb.teardown()
+
+
+def silent_about_wandb(args: threading.ExceptHookArgs) -> None:
+    """For `threading.excepthook`: the status threads of a run that was given up find their helper gone, which is no news."""
+    if not args.exc_type.__module__.startswith("wandb."):
+        threading.__excepthook__(args)
 
 
 def _as_wandb(wandb: Any, histograms: Mapping[str, Histogram]) -> dict[str, Any]:

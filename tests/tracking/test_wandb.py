@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmrl.tracking.wandb_tracker import logged_offline
+from llmrl.tracking.wandb_tracker import logged_offline, silent_about_wandb
 from tests.conftest import Command
 from tests.tracking.wandb_server import Server
 
@@ -135,6 +135,25 @@ def test_training_goes_on_whatever_the_server_does(
     assert record["wandb_mode"] == "offline"
     steps = {step for path in logs for kind, step in logged_offline(path) if kind == "metrics"}
     assert steps == {1, 2}
+
+
+def test_threads_of_a_run_that_was_given_up_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wandb.sdk.lib.asyncio_manager import AlreadyJoinedError
+
+    def end_with(error: Exception) -> str:
+        def fail() -> None:
+            raise error
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(threading, "excepthook", silent_about_wandb)
+    assert end_with(AlreadyJoinedError("the helper is gone")) == ""
+    assert "ValueError: ours" in end_with(ValueError("ours"))
 
 
 def test_a_wrong_key_is_said_and_the_run_is_kept_offline(command: Command, tmp_path: Path) -> None:
