@@ -112,11 +112,11 @@ def kills(work: Path, times: int = 10, seed: int = 0) -> dict[str, Any]:
     for _ in lines_of(started([*words, "hydra.sweep.dir=sweep"], whole)):
         pass
     seconds, rng = time.time() - begun, random.Random(seed)
-    moments = []
+    moments, done, jobs = [], 0, len(list((whole / "sweep").glob("*/evaluation.json")))
     for number in range(times):
         resume = ["sweep.resume=sweep"] if (killed / "sweep" / "sweep.json").is_file() else [*words, "hydra.sweep.dir=sweep"]
         process = started(resume, killed)
-        wait = rng.uniform(3.0, 6.0 + seconds / times)
+        wait = 4.0 + rng.uniform(0.0, 2.0 * seconds * (1 - done / jobs) / (times - number))  # spread over the whole work
         threading.Timer(wait, lambda process=process: process.send_signal(signal.SIGKILL)).start()
         process.communicate()
         done = len(list((killed / "sweep").glob("*/evaluation.json")))
@@ -168,7 +168,7 @@ def in_turns(work: Path, words: list[str], rounds: int) -> dict[str, Any]:
     return {"words": words, "rounds": rounds, "seconds": times, "ratio": median(times["in_turn"]) / median(times["joblib"])}
 
 
-def hang(work: Path, rounds: int = 2) -> dict[str, Any]:
+def hang(work: Path, rounds: int = 5) -> dict[str, Any]:
     """Seconds from the first step to the last, and of the whole command, without a tracker and with a server that hangs."""
     from tests.tracking.wandb_server import Server
 
