@@ -72,6 +72,9 @@ def run(command: str, schema: type[Config], work: Callable[[Config], int | None]
         if not stop.args:
             print("llmrl: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read has read enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, HydraException, OmegaConfBaseException, OSError, AssertionError) as error:
         message = typed_of_another_trainer(schema) if isinstance(error, AssertionError) else explain(error, schema)
         if traceback_wanted or message is None:

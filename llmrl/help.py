@@ -126,16 +126,25 @@ def show_help(command: str, schema: type, topics: list[str]) -> None:
 def _show_group(console: Console, topic: str, sections: dict[str, Any]) -> None:
     if topic in sections:
         _show_fields(console, topic, sections[topic], f"{topic}.")
+        if topic in groups():
+            console.print()
+            _show_choices(console, topic)
     elif topic == "reward":
         for name in REWARDS.summaries():
             reward = REWARDS.get(name)
             console.print(Text(f"\n{inspect.getdoc(reward)}"))
             _show_fields(console, name, reward, f"reward.{name}.")  # type: ignore[arg-type]
     elif topic in groups():
-        for choice, meaning in options(topic).items():
-            console.print(Text(f"  {topic}={choice}", style="cyan"), Text(meaning))
+        _show_choices(console, topic)
     else:
         raise UserError(f"there is no group {topic!r}{did_you_mean(topic, groups())}")
+
+
+def _show_choices(console: Console, group: str) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
+    for choice, meaning in options(group).items():
+        table.add_row(Text(f"{group}={choice}", style="cyan", overflow="fold"), Text(meaning))
+    console.print(table)
 
 
 def _show_fields(console: Console, title: str, schema: type, prefix: str) -> None:

@@ -1,5 +1,6 @@
 """`python -m llmrl.sweep show FOLDER`: what a sweep came to."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def main() -> int:
         if len(words) != 2 or words[0] != "show":
             raise UserError(f"{' '.join(words)!r} is not understood; it is: python -m llmrl.sweep show FOLDER")
         return show(words[1])
+    except BrokenPipeError:  # whoever read has read enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"llmrl sweep: {error}", file=sys.stderr)
         return REFUSED

@@ -40,6 +40,7 @@ class OptunaSweeper(_LlmrlSweeper):
         try:
             from llmrl.sweeps.search import SearchSettings, run_search
         except ModuleNotFoundError as error:
-            raise UserError(f"hydra/sweeper=optuna needs a package ({error.name}): pip install 'llmrl[optuna]'") from None
+            why = f"hydra/sweeper=optuna is not installed ({error.name} is missing): pip install 'llmrl[optuna]'"
+            raise UserError(why) from None
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         run_search(Launch(*self.given), words, SearchSettings(**self.settings))  # type: ignore[arg-type]

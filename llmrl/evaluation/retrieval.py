@@ -25,10 +25,11 @@ def evaluate_index(config: EvaluateRetrievalConfig) -> int:
     means = {name: _mean([each.scores[name] for each in found]) for name in found[0].scores}
     console = Console(highlight=False, soft_wrap=True)
     skipped = len(questions) - len(found)
+    answered = f"{len(found)} of {len(questions)} questions (no document answers the other {skipped})"
     console.print(
-        f"{len(found)} questions, retriever={searcher.name}, {searcher.index.count} chunks"
-        + (f"; {skipped} that no document answers are left out" if skipped else ""), markup=False,
-    )  # fmt: skip
+        f"{answered if skipped else f'{len(found)} questions'}, retriever={searcher.name}, {searcher.index.count} chunks",
+        markup=False,
+    )
     table = Table("metric", "mean", "95 % interval", box=None, padding=(0, 2, 0, 0))
     for name, each in means.items():
         table.add_row(name, f"{each.mean:.3f}", f"{each.low:.3f} to {each.high:.3f}")

@@ -44,7 +44,7 @@ class Answer:
         """As a JSON line."""
         return {
             "id": self.question.id, "question": self.question.text, "answer": self.text, "said": self.said,
-            "abstained": self.abstained, "grounded": round(self.grounded, 4),
+            "abstained": self.abstained, "said_grounded": round(self.grounded, 4),
             "sources": [
                 {
                     "number": source.number, "path": source.hit.chunk.path, "heading": source.hit.chunk.heading,

@@ -40,8 +40,9 @@ def generate(config: GenerateConfig) -> int:
         return 0
     rows = _responses(language_model, prompts, config, generator)
     if out is not None:
+        replaced = ", in place of what stood there" if out.is_file() else ""
         write_rows(out, rows)
-        console.print(f"{len(prompts)} responses written to {out}", markup=False)
+        console.print(f"{len(prompts)} responses written to {out}{replaced}", markup=False)
         return 0
     for row in rows:
         if sys.stdout.isatty() or config.file is None:

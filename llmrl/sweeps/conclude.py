@@ -37,7 +37,7 @@ def conclude(folder: Path, console: Console | None = None) -> int:
         show_ranking(ranking, matters[ranking.reward_name], console, several=len(rankings) > 1)
     page = write_all(folder, (results, rankings, matters))
     left = [result for result in results if result.status not in ("finished", "same")]
-    console.print(f"\nthe whole picture: {page}", markup=False)
+    console.print(f"\nthe whole picture: {page.absolute()}", markup=False)
     if left:
         console.print(f"to run what is left: python -m llmrl.train sweep.resume={folder}", markup=False)
     return 1 if left else 0

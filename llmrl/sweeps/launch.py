@@ -92,7 +92,7 @@ class Launch:
             found = None
         if found is None:
             extra = "joblib" if "joblib" in module else "submitit" if "submitit" in module else module
-            raise UserError(f"hydra/launcher={choice} needs a package: pip install 'llmrl[{extra}]'")
+            raise UserError(f"hydra/launcher={choice} is not installed: pip install 'llmrl[{extra}]'")
         if launcher.get("n_jobs", 1) in (0, None) or launcher.get("n_jobs", 1) < -1:
             raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs}: it must be at least 1, or -1 for one a processor")
 

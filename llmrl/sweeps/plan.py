@@ -38,6 +38,11 @@ class Plan:
     jobs: list[Job]
     llmrl: str = field(default_factory=lambda: metadata.version("llmrl"))
     started_in: str = field(default_factory=lambda: str(Path.cwd()))
+    total: int = 0  # jobs that there will be in the end, where a search proposes them one by one
+
+    @property
+    def count(self) -> int:
+        return max(self.total, len(self.jobs))
 
     def write(self, folder: Path) -> None:
         """Atomically. Raises UserError if the folder can't be written to."""
@@ -56,7 +61,8 @@ def read_plan(folder: Path) -> Plan:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         jobs = [Job(**{**each, "overrides": tuple(each["overrides"])}) for each in found["jobs"]]
-        return Plan([str(word) for word in found["words"]], jobs, str(found["llmrl"]), str(found["started_in"]))
+        words, total = [str(word) for word in found["words"]], int(found.get("total", 0))
+        return Plan(words, jobs, str(found["llmrl"]), str(found["started_in"]), total)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read: {one_line(error)}") from error
 
@@ -78,7 +84,7 @@ def find_job(folder: Path) -> tuple[Job, int]:
     plan = read_plan(folder.parent)
     for job in plan.jobs:
         if job.folder == folder.name:
-            return job, len(plan.jobs)
+            return job, plan.count
     raise UserError(f"{folder.parent / PLAN_FILE} has no job of the folder {folder.name}")
 
 
@@ -115,7 +121,8 @@ def fingerprint(config: TrainConfig) -> str:
 
 def folder_name(number: int, overrides: Sequence[str]) -> str:
     """A folder for a job: its number, so that no two are alike, and its words as far as a file system takes them."""
-    words = re.sub(r"[^\w.+-]+", "-", "_".join(overrides)).strip("-")
+    shorter = [re.sub(r"(\d\.\d{5})\d+", r"\1", word) for word in overrides]  # a search's numbers have 17 digits
+    words = re.sub(r"[^\w.+-]+", "-", "_".join(shorter)).strip("-")
     return f"{number:03d}_{words[:100] or 'job'}"
 
 

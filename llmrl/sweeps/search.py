@@ -18,7 +18,7 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from llmrl.errors import UserError, one_line
 from llmrl.registry import did_you_mean
@@ -30,6 +30,7 @@ from llmrl.sweeps.results import Result, read_result
 
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"reward": "maximize", "kl": "minimize", "seconds": "minimize"}
 STUDY_FILE = "study.db"
+AGAIN_OF = "again_of"  # a trial that failed, run once more
 
 
 @dataclass
@@ -74,6 +75,7 @@ def run_search(launch: Launch, words: Sequence[str], settings: SearchSettings) -
         if (folder / PLAN_FILE).is_file() and not resume:
             raise UserError(f"{folder} holds a sweep already; sweep.resume={folder} goes on with it")
         plan = read_plan(folder) if resume else Plan(sys.argv[1:], [])
+        plan.total = settings.n_trials
         search = Search(launch, space, settings, plan, open_study(folder, space, settings))
         search.check()
         save_composed(folder, launch.master)
@@ -162,8 +164,9 @@ class Search:
                 self.launch.compose([*self.space.fixed, *(first | {key: word}).values()])
 
     def run(self) -> None:
-        """Finish what was begun, then propose until there are enough. What failed stays so: the study has learned of it."""
+        """Finish what was begun, try again what failed, then propose until there are enough."""
         self._go_on()
+        self._again()
         while (left := self.settings.n_trials - len(self.plan.jobs)) > 0:
             trials = [self.study.ask(self.space.distributions) for _ in range(min(left, self.settings.n_jobs))]
             jobs = [self._planned(trial.number, trial.params) for trial in trials]
@@ -182,6 +185,23 @@ class Search:
                 self.overrides[job.number] = self._words_of(trial.params)
                 begun.append(job)
         self._carry_out(begun)
+
+    def _again(self) -> None:
+        """What failed before is run once more in its folder. A study keeps the failure: success is one more trial in it."""
+        trials = self.study.get_trials(deepcopy=False)
+        mended = {trial.user_attrs.get(AGAIN_OF) for trial in trials}
+        failed = [trial for trial in trials if trial.state is TrialState.FAIL and trial.number not in mended]
+        by_number = {job.number: job for job in self.plan.jobs if job.config_sha256 and job.same_as is None}
+        again = [(by_number[trial.number], trial) for trial in failed if trial.number in by_number]
+        self.overrides |= {job.number: self._words_of(trial.params) for job, trial in again}
+        self._run([job for job, trial in again if not read_result(self.launch.folder, job).counts])
+        for job, trial in again:
+            result = read_result(self.launch.folder, job)
+            if result.counts:
+                told, names = self._figures(result), {AGAIN_OF: trial.number}
+                self.study.add_trial(
+                    create_trial(params=trial.params, distributions=trial.distributions, values=told, user_attrs=names)
+                )
 
     def _words_of(self, params: Mapping[str, Any]) -> list[str]:
         return [*self.space.fixed, *(f"{key}={value}" for key, value in params.items())]
@@ -206,21 +226,25 @@ class Search:
         return job
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
-        new = [job for job in jobs if job.same_as is None]
-        self.launch.run(
-            [(job, self.overrides[job.number]) for job in new], lambda job: self.launch.compose(self.overrides[job.number])
-        )
+        self._run([job for job in jobs if job.same_as is None])
         by_number = {job.number: job for job in self.plan.jobs}
         for job in jobs:
             twin = by_number[job.same_as] if job.same_as is not None else job
             self._tell(job.number, read_result(self.launch.folder, twin))
 
+    def _run(self, jobs: Sequence[Job]) -> None:
+        words = self.overrides
+        self.launch.run([(job, words[job.number]) for job in jobs], lambda job: self.launch.compose(words[job.number]))
+
     def _tell(self, number: int, result: Result) -> None:
         if not result.counts:
             self.study.tell(number, state=TrialState.FAIL)
             return
+        self.study.tell(number, self._figures(result))
+
+    def _figures(self, result: Result) -> list[float]:
         figures = {"reward": result.reward.mean, "kl": result.kl, "seconds": result.seconds}  # type: ignore[union-attr]
-        self.study.tell(number, [figures[name] for name in self.settings.objectives])
+        return [figures[name] for name in self.settings.objectives]
 
 
 def _words(key: str, each: BaseDistribution) -> list[str]:

@@ -35,13 +35,15 @@ def sayings(ranking: Ranking, matters: Importance | None) -> list[str]:
     """What the table says, in sentences: how sure the first place is, and which settings matter."""
     lines = []
     if len(ranking.groups) > 1:
-        lines.append("* beside a KL: nothing has a higher reward at a lower KL")
+        lines.append("* after a KL: no other settings have this reward or more at a lower KL")
         span = f" by {_span(ranking.lead)} ({ranking.lead.resampled})" if ranking.lead else ""
         lines.append(f"first over second{span}: {ranking.lead_verdict}")
-        if len(ranking.groups) > 2:
-            lines.append(
-                f"the first of {len(ranking.groups)} was chosen by these very figures: expect less of it on new prompts"
-            )
+        of = f"the first of {len(ranking.groups)}" if len(ranking.groups) > 2 else "the better one"
+        lines.append(f"{of} was chosen by these very figures: expect less of it on new prompts")
+    if any(len(group.results) == 2 for group in ranking.groups):
+        lines.append(
+            "an interval over two seeds is very wide (Student's t, one degree of freedom): three or more say much more"
+        )
     if matters:
         told = ", ".join(f"{key} {mean:.2f}" for key, (mean, _) in matters.of.items())
         lines.append(

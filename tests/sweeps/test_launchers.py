@@ -121,5 +121,5 @@ def test_a_launcher_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_p
         {"hydra": {"launcher": {"_target_": "hydra_plugins.hydra_joblib_launcher_of_old.x.Y"},
                    "runtime": {"choices": {"hydra/launcher": "joblib"}}}}
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"hydra/launcher=joblib needs a package: pip install 'llmrl\[joblib\]'"):
+    with pytest.raises(UserError, match=r"hydra/launcher=joblib is not installed: pip install 'llmrl\[joblib\]'"):
         Launch(HydraContext.__new__(HydraContext), master, lambda config: None).check()

@@ -73,3 +73,30 @@ def test_a_search_runs_resumes_and_grows(command: Command, tmp_path: Path) -> No
     assert more.stdout.count("\njob ") == 1
     assert len(study.get_trials()) == 3
     assert "ppo.lr" in refused(command("train", *words[:4], "hydra.sweep.dir=other", "ppo.lr=a,1e-5"))
+
+
+@pytest.mark.slow
+def test_trials_that_failed_are_run_once_more(command: Command, tmp_path: Path) -> None:
+    """A study keeps its failures; what came of the second try is in it, too, and is not run a third time."""
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n\ndef f(sample):\n    if Path('broken').exists():\n        raise ValueError('broken')\n"
+        "    return float(len(sample.response))\n", encoding="utf-8",
+    )  # fmt: skip
+    (tmp_path / "broken").touch()
+    words = (
+        "-m", "experiment=debug", "hydra/sweeper=optuna", "hydra.sweep.dir=sweep", "evaluation.examples=0", "reward=python",
+        "reward.python.function=mine.py:f", "ppo.lr=tag(log,interval(1e-5,1e-3))",
+    )  # fmt: skip
+    done = command("train", *words, "hydra.sweeper.n_trials=1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (tmp_path / "broken").unlink()
+    for _ in range(2):
+        done = command("train", "sweep.resume=sweep", "hydra.sweeper.n_trials=2")
+        assert done.returncode == 0, done.stdout + done.stderr
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'sweep' / 'study.db'}")
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    failed, again, new = study.trials
+    assert again.params == failed.params != new.params
+    told = json.loads((tmp_path / "sweep" / "ranking.json").read_text(encoding="utf-8"))["jobs"]
+    assert [job["status"] for job in told] == ["finished"] * 2
+    assert again.values == [told[0]["reward"]["mean"]]
