@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmrl.config import (
     CONF_DIR,
+    AppConfig,
     AskConfig,
     CompareConfig,
     EvaluateRetrievalConfig,
@@ -32,7 +33,7 @@ Config = TypeVar("Config")
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "generate": GenerateConfig, "compare": CompareConfig, "ingest": IngestConfig,
-    "retrieval.evaluate": EvaluateRetrievalConfig, "ask": AskConfig,
+    "retrieval.evaluate": EvaluateRetrievalConfig, "ask": AskConfig, "app": AppConfig,
 }  # fmt: skip
 
 HYDRA_FLAGS = {

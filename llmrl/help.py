@@ -71,6 +71,13 @@ ABOUT = {
         "Base against trained on held-out prompts, with an interval and a plain verdict.",
         [("run=latest", "the newest run"), ("run=outputs/FOLDER evaluation.samples=256", "more samples, a narrower interval")],
     ),
+    "app": (
+        "Compare, ask, look at runs and play with rewards in a browser.",
+        [
+            ("", "at http://localhost:8501, for this machine alone"),
+            ("port=8600 outputs=elsewhere/outputs", "another port, other runs and indexes"),
+        ],
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmrl.config.checks import ASSETS, PACKAGED, absolute_if_there, packaged
 from llmrl.config.commands import (
+    AppConfig,
     AskConfig,
     CompareConfig,
     GenerateConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "ASSETS",
     "CONF_DIR",
     "PACKAGED",
+    "AppConfig",
     "AskConfig",
     "ChunksConfig",
     "CompareConfig",

@@ -166,6 +166,35 @@ class CompareConfig:
         at_least("threads", self.threads, 0)
 
 
+@dataclass
+class AppConfig:
+    """The app: compare, ask, look at runs and play with rewards in a browser."""
+
+    host: str = "localhost"  # what it listens at; 0.0.0.0 lets everybody in who reaches this machine
+    port: int = 8501  # and where
+    outputs: str = "outputs"  # runs, sweeps and indexes below this folder are shown, and nothing outside it
+    max_characters: int = 4000  # of a prompt or a question
+    max_prompts: int = 16  # prompts of a list
+    max_new_tokens: int = 256  # tokens of a response
+    max_samples: int = 256  # responses of each model that an average is taken over
+    max_upload_mb: int = 20  # files that are uploaded together
+    max_waiting: int = 32  # requests of all visitors that may wait
+    requests_per_minute: int = 60  # of each visitor
+    threads: int = 0  # processor threads; 0: leave it to torch
+
+    def __post_init__(self) -> None:
+        between("port", self.port, 1, 65535)
+        at_least("threads", self.threads, 0)
+        for name in (
+            "max_characters", "max_prompts", "max_new_tokens", "max_samples", "max_upload_mb", "max_waiting",
+            "requests_per_minute",
+        ):  # fmt: skip
+            at_least(name, getattr(self, name), 1)
+        if not self.host.strip():
+            raise UserError("host is empty: localhost for this machine alone, 0.0.0.0 for everybody")
+        self.outputs = str(Path(self.outputs).expanduser().absolute())
+
+
 def read_train_config(path: Path) -> TrainConfig:
     """The config that a run was started with, from its config.yaml, checked as if it were new. Raises UserError."""
     try:
@@ -190,7 +219,7 @@ def first_difference(
     then: TrainConfig | Mapping[str, Any], now: TrainConfig | Mapping[str, Any]
 ) -> tuple[str, Any, Any] | None:
     """(dotted key, value then, value now) of the first option in which two configs differ, if it matters to training."""
-    before, after = (dict(_flat(each if isinstance(each, Mapping) else plain(each))) for each in (then, now))
+    before, after = (dict(flat(each if isinstance(each, Mapping) else plain(each))) for each in (then, now))
     for key in sorted(before.keys() | after.keys()):
         may_differ = any(key == each or key.startswith(f"{each}.") for each in MAY_DIFFER)
         if not may_differ and before.get(key) != after.get(key):
@@ -198,10 +227,11 @@ def first_difference(
     return None
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every option."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

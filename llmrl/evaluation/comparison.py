@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -74,13 +74,17 @@ def compare(
     rewards: Mapping[str, Reward],
     rollout: RolloutConfig,
     config: EvaluationConfig,
+    on_batch: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """Sample at least `config.samples` responses of each model, the same number to each prompt, and compare them in pairs."""
+    """Sample at least `config.samples` responses of each model, the same number to each prompt, and compare them in pairs.
+
+    `on_batch` is told how many more were sampled; what it raises ends the comparison.
+    """
     each = math.ceil(config.samples / len(prompts))
     chosen = list(prompts)[: math.ceil(config.samples / each)]
     asked = [prompt for prompt in chosen for _ in range(each)]
-    base_rollouts = _sample(base, asked, rollout, config)
-    trained_rollouts = _sample(trained, asked, rollout, config)
+    base_rollouts = _sample(base, asked, rollout, config, on_batch)
+    trained_rollouts = _sample(trained, asked, rollout, config, on_batch)
     scored = {
         name: score(rewards, [one for each in rollouts for one in each.samples(rollout.max_new_tokens)])
         for name, rollouts in (("base", base_rollouts), ("trained", trained_rollouts))
@@ -110,13 +114,15 @@ def compare(
 
 
 def _sample(
-    language_model: LanguageModel, prompts: Sequence[Prompt], rollout: RolloutConfig, config: EvaluationConfig
-) -> list[Rollout]:
+    language_model: LanguageModel, prompts: Sequence[Prompt], rollout: RolloutConfig, config: EvaluationConfig,
+    on_batch: Callable[[int], None],
+) -> list[Rollout]:  # fmt: skip
     """Each batch has a seed of its own, so that a model that ends early does not shift the other's random numbers."""
     rollouts = []
     for start in range(0, len(prompts), config.batch_size):
         generator = torch.Generator().manual_seed(config.seed + start)
         rollouts.append(sample(language_model, prompts[start : start + config.batch_size], rollout, generator))
+        on_batch(len(rollouts[-1].prompts))
     return rollouts
 
 

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from llmrl.config import PACKAGED, ModelConfig, packaged
 from llmrl.errors import UserError, one_line
 from llmrl.files import sha256_of
 
@@ -80,6 +81,24 @@ def cached_folder(name: str) -> Path | None:
     except (LocalEntryNotFoundError, HFValidationError):
         fetched = cache_folder() / name.replace("/", "--")
         return fetched if fetched.is_dir() else None
+
+
+def weights_of(model: ModelConfig) -> int | None:
+    """Parameters of a model by the size of its files, before it is loaded; None where it has yet to be downloaded."""
+    path = packaged(model.name_or_path) if model.name_or_path.startswith(PACKAGED) else Path(model.name_or_path)
+    if not path.exists():
+        found = cached_folder(model.name_or_path)
+        if found is None:
+            return None
+        path = found
+    if (path / "final").is_dir():
+        path = path / "final"
+    if path.suffix == ".gguf":
+        return int(path.stat().st_size / 0.6)  # at least four bits and a scale a weight
+    files = list(path.glob("*.safetensors"))
+    if files:
+        return sum(file.stat().st_size for file in files) // 4
+    return sum(int(file.stat().st_size / 0.6) for file in path.glob("*.gguf")) or None
 
 
 def place_of(name: str, kind: str, option: str, ways_out: str) -> Path:

@@ -34,7 +34,7 @@ def borrow(config: ModelConfig, frozen_layers: int) -> tuple[LanguageModel, str]
     With `frozen_layers` the parameters that `freeze_trunk` will freeze are those of every other job, too.
     """
     global _kept
-    key = _key(config)
+    key = state_of(config)
     if _kept is None or _kept.key != key:
         _kept = None  # before the next takes as much
         loaded = load(config)
@@ -60,8 +60,11 @@ def forget() -> None:
     _kept = None
 
 
-def _key(config: ModelConfig) -> tuple[object, ...]:
-    """What must be the same for a model to be the same: where it lies, the state of its files, how it is computed."""
+def state_of(config: ModelConfig) -> tuple[object, ...]:
+    """What must be the same for a model to be the same: where it lies, the state of its files, how it is computed.
+
+    Raises UserError if it lies nowhere.
+    """
     source = locate(config)
     files = [source] if source.is_file() else sorted(Path(source).rglob("*"))
     state = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file())

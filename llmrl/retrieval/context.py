@@ -68,6 +68,12 @@ def ground(
     return Grounded(question, made(sources), sources)
 
 
+def plain(question: str, prompting: PromptingConfig, control_tokens: Collection[str] = (), chat: Chat | None = None) -> str:
+    """The prompt of a question by itself, with no word of sources: what a model says that was given none."""
+    asked = prompting.question.format(question=escaped(question, control_tokens))
+    return chat(asked) if chat is not None else f"{asked}\n{prompting.answer}" if prompting.answer else asked
+
+
 def _prompt(
     question: str, sources: Sequence[Source], prompting: PromptingConfig, control_tokens: Collection[str], chat: Chat | None
 ) -> str:

@@ -15,7 +15,7 @@ from llmrl.config import AskConfig
 from llmrl.errors import UserError
 from llmrl.models.load import LanguageModel, load
 from llmrl.prompts import Prompt
-from llmrl.retrieval.context import Chat, Grounded, Source, ground
+from llmrl.retrieval.context import Chat, Grounded, Source, ground, plain
 from llmrl.retrieval.progress import Progress
 from llmrl.retrieval.questions import Question, read_questions
 from llmrl.retrieval.search import Searcher
@@ -59,11 +59,13 @@ class Answer:
 class Asker:
     """Index, embedder and model, loaded once."""
 
-    def __init__(self, config: AskConfig) -> None:
-        """Raises UserError."""
+    def __init__(
+        self, config: AskConfig, language_model: LanguageModel | None = None, searcher: Searcher | None = None
+    ) -> None:
+        """With a model or a searcher that is there already, that one. Raises UserError."""
         config.retriever.index = config.index
-        self.config, self.searcher = config, Searcher(config.retriever)
-        self.language_model = load(config.model)
+        self.config, self.searcher = config, searcher or Searcher(config.retriever)
+        self.language_model = language_model or load(config.model)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.chat = chat_of(self.language_model) if config.prompting.chat else None
 
@@ -90,6 +92,15 @@ class Asker:
             )  # fmt: skip
             said |= {number: text.strip() for number, text in zip(asked, rollout.texts, strict=True)}
         return [self._judged(question, grounded[number], said[number]) for number, question in enumerate(questions)]
+
+    def answer_without(self, question: Question, on_text: Callable[[str], None] | None = None) -> str:
+        """What the model says to the question alone, with no source."""
+        prompt = plain(question.text, self.config.prompting, control_tokens(self.language_model), self.chat)
+        rollout = sample(
+            self.language_model, [Prompt(prompt, id=question.id)], self.config.rollout, self.generator,
+            greedy=self.config.greedy, on_token=as_it_comes(self.language_model, on_text) if on_text is not None else None,
+        )  # fmt: skip
+        return rollout.texts[0].strip()
 
     def _judged(self, question: Question, grounded: Grounded, said: str) -> Answer:
         texts = [source.text for source in grounded.sources]

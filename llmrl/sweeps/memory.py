@@ -3,11 +3,10 @@
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 
-from llmrl.config import PACKAGED, ModelConfig, TrainConfig, packaged
+from llmrl.config import TrainConfig
 
 PROCESS_BYTES = 900_000_000
 """Python with torch and transformers, before a model."""
@@ -18,28 +17,10 @@ MOST = 0.9
 """Share of the free memory that is given out."""
 
 
-def weights_of(model: ModelConfig) -> int | None:
-    """Parameters of a model by the size of its files, before it is loaded; None where it has yet to be downloaded."""
-    from llmrl.models.places import cached_folder  # here, as it loads what talks to the hub
-
-    path = packaged(model.name_or_path) if model.name_or_path.startswith(PACKAGED) else Path(model.name_or_path)
-    if not path.exists():
-        found = cached_folder(model.name_or_path)
-        if found is None:
-            return None
-        path = found
-    if (path / "final").is_dir():
-        path = path / "final"
-    if path.suffix == ".gguf":
-        return int(path.stat().st_size / 0.6)  # at least four bits and a scale a weight
-    files = list(path.glob("*.safetensors"))
-    if files:
-        return sum(file.stat().st_size for file in files) // 4
-    return sum(int(file.stat().st_size / 0.6) for file in path.glob("*.gguf")) or None
-
-
 def job_bytes(config: TrainConfig) -> int | None:
     """What a job of this config will want at most, roughly; None where its model's size can't be known."""
+    from llmrl.models.places import weights_of  # here, as it loads what talks to the hub
+
     weights = weights_of(config.model)
     if weights is None:
         return None

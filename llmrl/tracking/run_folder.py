@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from llmrl.config import packaged
 from llmrl.errors import RunError, UserError
 from llmrl.files import replace_text
 
@@ -173,7 +174,7 @@ def find_run(name: str, with_model: bool = False) -> RunFolder:
         if not found:
             raise UserError(f"run=latest: there is no run under {OUTPUTS}/ yet; train one first")
         return RunFolder(found[-1].parent)
-    path = Path(name).expanduser()
+    path = packaged(name)
     if not (path / "run.json").is_file():
         raise UserError(f"{name} is no run folder: it has no run.json")
     return RunFolder(path)

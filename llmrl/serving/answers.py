@@ -1,0 +1,142 @@
+"""What pages ask for, done by the functions that the commands use: one response as it comes, many of them compared, a question
+answered with and without sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from llmrl.config import AskConfig, EvaluationConfig, ModelConfig, RolloutConfig, TrainConfig, read_train_config
+from llmrl.errors import RunError, UserError
+from llmrl.evaluation.comparison import Comparison, compare
+from llmrl.models.load import LanguageModel
+from llmrl.prompts import Prompt
+from llmrl.retrieval.questions import Question
+from llmrl.rewards import Reward, Sample, score
+from llmrl.rollout.ask import Answer, Asker
+from llmrl.rollout.sampler import sample
+from llmrl.rollout.stream import as_it_comes
+from llmrl.serving.shelf import Shelf
+from llmrl.serving.worker import Tell
+
+BATCH = 16
+"""Responses sampled at once for an average; other visitors have their turn in between."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that has just been said."""
+
+    at: str  # which of the answers side by side
+    text: str
+
+
+@dataclass
+class Response:
+    """What a model said to a prompt, and what that is worth."""
+
+    prompt: str
+    text: str
+    tokens: int
+    finished: bool  # it ended by itself
+    components: dict[str, float] = field(default_factory=dict)
+    total: float | None = None  # the weighted sum
+    trouble: str = ""  # why a reward could not be worked out
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the models side by side."""
+
+    name: str
+    model: ModelConfig
+
+
+def run_config(run: Path) -> TrainConfig:
+    """What a run was trained with. Raises UserError."""
+    return read_train_config(run / "config.yaml")
+
+
+def respond(
+    shelf: Shelf, arm: Arm, prompt: str, rollout: RolloutConfig, seed: int, greedy: bool, rewards: Mapping[str, Reward],
+    tell: Tell,
+) -> Response:  # fmt: skip
+    """One response, told as it comes. Its random numbers are those of every other arm with that seed."""
+    language_model = shelf.language_model(arm.model)
+    show = as_it_comes(language_model, lambda text: tell(Piece(arm.name, text)))
+
+    def on_token(tokens: torch.Tensor) -> None:
+        tell.check()
+        show(tokens)
+
+    made = sample(
+        language_model, [Prompt(prompt, id="0")], rollout, torch.Generator().manual_seed(seed), greedy=greedy, on_token=on_token
+    )
+    return scored(made.samples(rollout.max_new_tokens)[0], rewards)
+
+
+def scored(one: Sample, rewards: Mapping[str, Reward]) -> Response:
+    """A sample with what each reward gives it."""
+    made = Response(one.prompt, one.response, len(one.token_ids), one.finished)
+    if rewards:
+        try:
+            scores = score(rewards, [one])
+            made.components = {name: values[0] for name, values in scores.components.items()}
+            made.total = scores.total[0]
+        except (UserError, RunError) as error:
+            made.trouble = str(error)
+    return made
+
+
+def average(
+    shelf: Shelf, base: Arm, trained: Arm, prompts: Sequence[str], rollout: RolloutConfig, seed: int,
+    rewards: Mapping[str, Reward], samples: int, tell: Tell,
+) -> Comparison:  # fmt: skip
+    """What `llmrl.compare` works out, of these prompts. Tells how many responses were sampled; others have their turn."""
+
+    def on_batch(done: int) -> None:
+        tell(done)
+        tell.let_others()
+
+    asked = [Prompt(text, id=str(number)) for number, text in enumerate(prompts)]
+    settings = EvaluationConfig(samples=samples, batch_size=min(BATCH, samples), seed=seed)
+    models = [replace(shelf.language_model(arm.model), name=arm.name) for arm in (base, trained)]
+    return compare(models[0], models[1], asked, rewards, rollout, settings, on_batch)
+
+
+@dataclass
+class Arms:
+    """A question answered three ways by one and the same base. None where there is no such arm."""
+
+    alone: str  # the base, given no source
+    base: Answer  # the base, given what was found
+    trained: Answer | None = None  # the trained model, given the same
+
+
+def ask_all(shelf: Shelf, config: AskConfig, trained: ModelConfig | None, question: str, tell: Tell) -> Arms:
+    """Told as it comes, as pieces at `alone`, `base` and `trained`. Raises UserError."""
+    asked, searcher = Question(question, "1"), shelf.searcher(replace(config.retriever, index=config.index))
+
+    def at(name: str) -> "_Listener":
+        return _Listener(name, tell)
+
+    def asker(language_model: LanguageModel) -> Asker:
+        return Asker(replace(config), language_model, searcher)
+
+    base = asker(shelf.language_model(config.model))
+    arms = Arms(base.answer_without(asked, at("alone")), base.answer([asked], at("base"))[0])
+    if trained is not None:
+        arms.trained = asker(shelf.language_model(trained)).answer([asked], at("trained"))[0]
+    return arms
+
+
+@dataclass(frozen=True)
+class _Listener:
+    name: str
+    tell: Tell
+
+    def __call__(self, text: str) -> None:
+        self.tell.check()
+        if text:
+            self.tell(Piece(self.name, text))

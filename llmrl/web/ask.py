@@ -1,0 +1,210 @@
+"""A question answered without sources, with them, and with them by a trained model: one base throughout."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from omegaconf import OmegaConf
+
+from llmrl.config import CONF_DIR, AskConfig, ModelConfig, PromptingConfig, RetrieverConfig, RolloutConfig
+from llmrl.errors import UserError
+from llmrl.serving.limits import checked_text
+from llmrl.serving.places import SMOLLM2, TINY
+from llmrl.serving.worker import Tell
+from llmrl.web.house import DEMO, house
+from llmrl.web.parts import carried_out, empty, model_name, note, said
+
+if TYPE_CHECKING:
+    from llmrl.rollout.ask import Answer
+    from llmrl.serving.answers import Arms
+
+TITLES = {"alone": "base, no sources", "base": "base, with sources", "trained": "trained, with sources"}
+DEMO_QUESTION = "Why are there two high tides each day?"
+AROUND = 1500  # characters of a document that are shown on either side of a chunk
+
+
+@dataclass
+class Shown:
+    """What came of a question."""
+
+    question: str
+    index: str
+    arms: "Arms"
+    documents: dict[str, str]  # path to text
+
+
+def page() -> None:
+    st.title("Ask", anchor=False)
+    st.caption("Retrieval beside none: the same base, with and without what was found, and what training made of it.")
+    index, base, run = _choices()
+    with st.form("ask", border=False):
+        question = st.text_input("Question", DEMO_QUESTION if index == DEMO else "", placeholder="Ask the documents something")
+        asked = st.form_submit_button("Ask", type="primary")
+    if asked:
+        _answer(question, index, base, run)
+    elif (shown := st.session_state.get("asked")) is not None:
+        _show(shown)
+    else:
+        empty("Nothing was asked yet.", "press Ask to try the question above")
+    _upload()
+
+
+def _choices() -> tuple[str, str, tuple[str, str] | None]:
+    """(index, base, the trained model's name and folder or None)."""
+    runs = [run for run in house().places.runs() if run.has_model]
+    bases = house().places.bases(runs)
+    first, second, third = st.columns(3)
+    indexes = house().indexes()
+    new = st.session_state.pop("new index", None)
+    if new in indexes:
+        st.session_state["index"] = new
+    index = first.selectbox("Index", indexes, key="index")
+    base = second.selectbox("Base", bases, format_func=model_name, index=bases.index(SMOLLM2) if SMOLLM2 in bases else 0)
+    fitting = {run.name: str(run.folder.path) for run in runs if run.model == base}
+    name = third.selectbox("Trained from it", [None, *fitting], format_func=lambda each: each or "none")
+    if base == TINY:
+        st.caption(
+            "The tiny model writes simple stories; it can't answer questions. SmolLM2-135M can, a little: "
+            "`python scripts/fetch_models.py smollm2`, or train from it."
+        )
+    return index, base, (name, fitting[name]) if name else None
+
+
+def _settings(index: str, base: str) -> AskConfig:
+    """As the command has them, but for the model and the index."""
+    prompting = PromptingConfig(**OmegaConf.to_container(OmegaConf.load(CONF_DIR / "prompting" / "sources.yaml")))  # type: ignore[arg-type]
+    return AskConfig(
+        index=index, model=ModelConfig(name_or_path=base), retriever=RetrieverConfig(name="auto", index=index),
+        rollout=RolloutConfig(max_new_tokens=min(96, house().config.max_new_tokens)), prompting=prompting,
+    )  # fmt: skip
+
+
+def _answer(question: str, index: str, base: str, run: tuple[str, str] | None) -> None:
+    try:
+        question = checked_text(question, house().config.max_characters, "question")
+    except UserError as error:
+        note(str(error), "error")
+        return
+    stop, names = st.empty(), ["alone", "base", *(["trained"] if run else [])]
+    stop.button("Stop")
+    boxes, waiting, so_far = _boxes(names), st.empty(), dict.fromkeys(names, "")
+
+    def told(piece: Any) -> None:
+        so_far[piece.at] += piece.text
+        boxes[piece.at].html(said(so_far[piece.at]))
+
+    def work(tell: Tell) -> Shown:
+        from llmrl.serving.answers import ask_all
+
+        folder, shelf = str(house().index(index)), house().shelf
+        trained = ModelConfig(name_or_path=run[1]) if run else None
+        arms = ask_all(shelf, _settings(folder, base), trained, question, tell)
+        searcher = shelf.searcher(RetrieverConfig(name="auto", index=folder))
+        paths = {source.hit.chunk.path for source in arms.base.sources}
+        return Shown(question, index, arms, {path: searcher.index.store.text_of(path) or "" for path in paths})
+
+    shown = carried_out(work, told, waiting)
+    stop.empty()
+    if shown is not None:
+        st.session_state.asked = shown
+        _fill(boxes, shown)
+        _sources(shown)
+
+
+def _boxes(names: list[str]) -> dict[str, Any]:
+    boxes = {}
+    for name, column in zip(names, st.columns(len(names)), strict=True):
+        with column:
+            st.html(f"<strong>{TITLES[name]}</strong>")
+            boxes[name] = st.empty()
+            boxes[name].html(said(""))
+    return boxes
+
+
+def _fill(boxes: dict[str, Any], shown: Shown) -> None:
+    boxes["alone"].html(said(shown.arms.alone or "(nothing)"))
+    for name in ("base", "trained"):
+        answer: Answer | None = getattr(shown.arms, name)
+        if answer is not None:
+            boxes[name].html(said(answer.text) + _below(answer))
+
+
+def _below(answer: "Answer") -> str:
+    """What is to be known of an answer: how much of it stands in its sources, why it is none, what was said."""
+    if answer.abstained:
+        told = f"{answer.abstained}"
+        return f'<div class="meta">{said(told)}</div>' + (f"<details><summary>what it said</summary>{said(answer.said)}</details>"
+                                                         if answer.said and answer.said != answer.text else "")  # fmt: skip
+    cited = f", cites {', '.join(f'[{number}]' for number in answer.cited)}" if answer.cited else ""
+    return f'<div class="meta">{answer.grounded:.0%} of its words stand in the sources{cited}</div>'
+
+
+def _show(shown: Shown) -> None:
+    st.text(shown.question)
+    boxes = _boxes(["alone", "base", *(["trained"] if shown.arms.trained else [])])
+    _fill(boxes, shown)
+    _sources(shown)
+
+
+def _sources(shown: Shown) -> None:
+    answers = [each for each in (shown.arms.base, shown.arms.trained) if each is not None]
+    sources = shown.arms.base.sources
+    st.subheader("Sources", anchor=False)
+    if not sources:
+        empty(
+            f"Nothing in {shown.index} was found for this question.", "ask in the documents' own words, or choose another index"
+        )
+    for source in sources:
+        chunk = source.hit.chunk
+        used = " · cited" if any(source.number in each.cited for each in answers) else (
+            " · shares words" if any(source.number in each.supported_by for each in answers) else ""
+        )  # fmt: skip
+        with st.expander(f"Source {source.number}{used}", expanded=source.number == 1):
+            st.text(f"{chunk.path}{', ' + chunk.heading if chunk.heading else ''}")
+            scores = ", ".join(f"{name} {value:.3f}" for name, value in source.hit.scores.items())
+            st.html(f'<div class="meta">score {source.hit.score:.3f}{f" ({scores})" if scores else ""}, '
+                    f"characters {chunk.start} to {chunk.end}</div>")  # fmt: skip
+            text = shown.documents.get(chunk.path, "")
+            start, end = max(0, chunk.start - AROUND), chunk.end + AROUND
+            marked = said(text[start:end], marks=[(chunk.start - start, chunk.end - start)])
+            st.html(f'<div class="scroll-box">{marked}</div>')
+
+
+def _upload() -> None:
+    from llmrl.serving.uploads import KINDS
+
+    config = house().config
+    with st.expander("Your own documents"):
+        st.caption(f"{', '.join(KINDS)}; at most {config.max_upload_mb} MB together. They stay in the folder that is served.")
+        name = st.text_input("Name of the index", "my documents", max_chars=60)
+        files = st.file_uploader("Documents", list(KINDS), accept_multiple_files=True, max_upload_size=config.max_upload_mb)
+        if st.button("Make the index"):
+            _make(name, [(file.name, file.getvalue()) for file in files or []])
+
+
+def _make(name: str, files: list[tuple[str, bytes]]) -> None:
+    bar = st.progress(0.0, "reading")
+
+    def told(event: Any) -> None:
+        what, done, total = event
+        bar.progress(min(1.0, done / max(total, 1)), f"{what}: {done} of {total}")
+
+    def work(tell: Tell) -> Any:
+        from llmrl.serving.uploads import index_folder, keep_files, make_index
+
+        folder = index_folder(house().places, name)
+        keep_files(folder / "docs", files, house().config.max_upload_mb)
+        return make_index(folder / "docs", folder / "index", tell)
+
+    done = carried_out(work, told)
+    bar.empty()
+    if done is None:
+        return
+    for path, reason in done.skipped:
+        note(f"left out: {path}: {reason}", "warning")
+    if not done.counts["chunks"]:
+        note("no file of it has any text: there is nothing to find", "warning")
+        return
+    st.session_state["new index"] = f"uploads/{name.strip()}/index"
+    note(f"{done.counts['documents']} documents in {done.counts['chunks']} chunks; the index is among those above")
+    st.button("Ask it")

@@ -1,0 +1,285 @@
+"""Base beside trained: one response of each as it comes, and averages, so that nobody is fooled by one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from llmrl.config import ModelConfig, RolloutConfig, TrainConfig, read_train_config
+from llmrl.errors import UserError
+from llmrl.registry import REWARDS
+from llmrl.rewards import Reward
+from llmrl.serving.limits import checked_lines, checked_text
+from llmrl.serving.places import Run
+from llmrl.serving.worker import Tell
+from llmrl.web.house import house
+from llmrl.web.parts import carried_out, chips, empty, model_name, note, rows, said
+
+if TYPE_CHECKING:
+    from llmrl.evaluation.comparison import Comparison
+    from llmrl.serving.answers import Response
+
+BASE = "base"
+OWN = "python"  # a reward that runs a file; it is offered where a run was trained with it
+SAMPLES = (64, 128, 256)
+"""An average is taken over so many responses of each; fewer say nothing."""
+
+
+@dataclass
+class Asked:
+    """What a visitor asked for, and what came of it."""
+
+    prompts: list[str]
+    runs: list[Run]
+    base: str
+    rollout: RolloutConfig
+    greedy: bool
+    seed: int
+    rewards: dict[str, Reward]
+    responses: list[dict[str, "Response"]] = field(default_factory=list)  # of each prompt: arm to response
+    averages: dict[str, "Comparison"] = field(default_factory=dict)
+
+    def models(self) -> dict[str, ModelConfig]:
+        """The base first, computed alike."""
+        return {
+            BASE: ModelConfig(name_or_path=self.base),
+            **{run.name: ModelConfig(name_or_path=str(run.folder.path)) for run in self.runs},
+        }
+
+
+def page() -> None:
+    st.title("Compare", anchor=False)
+    st.caption("A base beside what training made of it: same prompt, same seed, same decoding.")
+    runs = [run for run in house().places.runs() if run.has_model]
+    base, chosen = _models(runs)
+    prompts = _prompts()
+    configs = _configs(chosen)
+    rollout, greedy = _decoding(configs)
+    rewards = _rewards(configs)
+    answer, another, many = _buttons()
+    if answer or another or many:
+        asked = _asked(prompts, chosen, base, rollout, greedy, rewards)
+        if asked is not None:
+            st.session_state.compared = asked
+            if many:
+                _average(asked)
+            else:
+                _stream(asked)
+                return
+    kept: Asked | None = st.session_state.get("compared")
+    if kept is None:
+        empty("Nothing was asked yet.", "Write a prompt and press Answer.")
+    else:
+        _show(kept)
+
+
+def _models(runs: Sequence[Run]) -> tuple[str, list[Run]]:
+    bases = house().places.bases(runs)
+    left, right = st.columns([1, 2])
+    base = left.selectbox("Base", bases, format_func=model_name, help="What every run beside it was trained from.")
+    fitting = {run.name: run for run in runs if run.model == base}
+    if not fitting:
+        right.caption(f"No run started from {model_name(base)} yet: python -m llmrl.train model.name_or_path={base}")
+    names = right.multiselect(
+        "Trained from it", list(fitting), default=list(fitting)[:1], max_selections=3, placeholder="choose one run or more",
+        key=f"runs of {base}",
+    )  # fmt: skip
+    return base, [fitting[name] for name in names]
+
+
+def _prompts() -> str:
+    return st.text_area(
+        "Prompt", "Once upon a time", height=90, max_chars=None, key="prompt",
+        help=f"A line each for several prompts, at most {house().config.max_prompts}.",
+    )  # fmt: skip
+
+
+def _configs(chosen: Sequence[Run]) -> list[TrainConfig]:
+    found = []
+    for run in chosen:
+        try:
+            found.append(read_train_config(run.folder.path / "config.yaml"))
+        except UserError as error:
+            note(str(error), "error")
+    return found
+
+
+def _decoding(configs: Sequence[TrainConfig]) -> tuple[RolloutConfig, bool]:
+    trained = configs[0].rollout if configs else RolloutConfig(max_new_tokens=48)
+    most = house().config.max_new_tokens
+    with st.expander("Seed and decoding"):
+        first, second, third, fourth = st.columns(4)
+        first.number_input("Seed", 0, 2**31 - 1, key="seed", help="The same for every model.")
+        tokens = second.slider("Tokens at most", 1, most, min(trained.max_new_tokens, most))
+        temperature = third.slider("Temperature", 0.1, 2.0, min(max(trained.temperature, 0.1), 2.0), 0.05)
+        top_p = fourth.slider("Top p", 0.05, 1.0, max(trained.top_p, 0.05), 0.05, help="1 keeps the whole distribution.")
+        greedy = st.toggle("The likeliest token always", help="No chance at all; the seed and the temperature mean nothing.")
+    made = replace(
+        trained, max_new_tokens=tokens, temperature=temperature, top_p=top_p, min_new_tokens=min(trained.min_new_tokens, tokens)
+    )
+    return made, greedy
+
+
+def _rewards(configs: Sequence[TrainConfig]) -> dict[str, Reward]:
+    trained: dict[str, Reward] = {}
+    for config in configs:
+        trained |= config.reward
+    known = [name for name in REWARDS if name != OWN or name in trained]
+    with st.expander("Rewards"):
+        names = st.multiselect(
+            "Scored by", known, default=list(trained) or ["no_repeat"], key=f"rewards of {sorted(trained)}",
+            help="Those that the runs were trained with, at their weights, unless you choose others.",
+        )  # fmt: skip
+    return {name: trained[name] if name in trained else REWARDS.get(name)() for name in names}  # type: ignore[operator]
+
+
+def _buttons() -> tuple[bool, bool, int]:
+    """(answer, again with another seed, how many samples to average over or 0)."""
+    st.session_state.setdefault("seed", 0)
+    first, second, third, fourth = st.columns([1, 1.4, 1.4, 1.4], vertical_alignment="bottom")
+    answer = first.button("Answer", type="primary", width="stretch")
+    another = second.button("Again with another seed", width="stretch", on_click=_next_seed)
+    most = house().config.max_samples
+    choices = [number for number in SAMPLES if number <= most] or SAMPLES[:1]
+    samples = third.selectbox("Samples of each", choices, key="samples")
+    many = fourth.button(
+        "Average over many", width="stretch", help="The mean reward of each, with the interval of their difference."
+    )
+    return answer, another, int(samples) if many else 0
+
+
+def _next_seed() -> None:
+    st.session_state.seed = (st.session_state.get("seed", 0) + 1) % 2**31
+
+
+def _asked(
+    text: str, runs: list[Run], base: str, rollout: RolloutConfig, greedy: bool, rewards: dict[str, Reward]
+) -> Asked | None:
+    config = house().config
+    try:
+        checked_text(text, config.max_characters * config.max_prompts, "prompt")
+        prompts = checked_lines(text, config, "prompt")
+    except UserError as error:
+        note(str(error), "error")
+        return None
+    return Asked(prompts, runs, base, rollout, greedy, int(st.session_state.seed), rewards)
+
+
+def _stream(asked: Asked) -> None:
+    """Each model's response to each prompt as it comes. What is there when the visitor stops it stays."""
+    stop = st.empty()
+    stop.button("Stop")
+    for prompt in asked.prompts:
+        asked.responses.append({})
+        places = _places(asked.models(), asked.base)
+        for name, model in asked.models().items():
+            box, waiting = places[name]
+            so_far = [""]
+
+            def told(piece: Any, box: Any = box, so_far: list[str] = so_far, prompt: str = prompt) -> None:
+                so_far[0] += piece.text
+                box.html(said(so_far[0], prompt))
+
+            def work(tell: Tell, name: str = name, model: ModelConfig = model, prompt: str = prompt) -> "Response":
+                from llmrl.serving.answers import Arm, respond
+
+                return respond(
+                    house().shelf, Arm(name, model), prompt, asked.rollout, asked.seed, asked.greedy, asked.rewards, tell
+                )
+
+            made = carried_out(work, told, waiting)
+            if made is None:
+                return
+            asked.responses[-1][name] = made
+            _fill(box, made, asked.responses[-1].get(BASE))
+    stop.empty()
+
+
+def _places(models: Mapping[str, ModelConfig], base: str) -> dict[str, tuple[Any, Any]]:
+    """(box of the text, line for who is waited for) of each arm, side by side."""
+    columns = st.columns(len(models))
+    found = {}
+    for name, column in zip(models, columns, strict=True):
+        with column:
+            st.html(f"<strong>{'base' if name == BASE else 'trained'}</strong>")
+            st.text(model_name(base) if name == BASE else name)
+            found[name] = (st.empty(), st.empty())
+            found[name][0].html(said(""))
+    return found
+
+
+def _fill(box: Any, made: "Response", base: "Response | None") -> None:
+    values = {"reward": (made.total, base.total if base else None)} if made.total is not None else {}
+    if len(made.components) > 1:
+        values |= {name: (value, base.components.get(name) if base else None) for name, value in made.components.items()}
+    own = base is None or base is made
+    shown = {name: (value, None if own else other) for name, (value, other) in values.items()}
+    end = "ended by itself" if made.finished else "cut off"
+    with box.container():
+        trouble = f'<div class="meta">{said(made.trouble)}</div>' if made.trouble else ""
+        st.html(said(made.text, made.prompt) + chips(shown) + f'<div class="meta">{made.tokens} tokens, {end}</div>' + trouble)
+
+
+def _show(asked: Asked) -> None:
+    for responses in filter(None, asked.responses):
+        places = _places({name: model for name, model in asked.models().items() if name in responses}, asked.base)
+        for name, made in responses.items():
+            _fill(places[name][0], made, responses.get(BASE))
+    if asked.responses and asked.runs:
+        st.caption(f"One sample of each, seed {asked.seed}: it says little. Average over many before you believe it.")
+    for name, comparison in asked.averages.items():
+        _show_average(name, comparison)
+
+
+def _average(asked: Asked) -> None:
+    if not asked.runs or not asked.rewards:
+        note("an average compares: choose a run beside the base, and a reward", "warning")
+        return
+    samples = int(st.session_state.get("samples", SAMPLES[0]))
+    models = asked.models()
+    for run in asked.runs:
+        bar, waiting, done = st.progress(0.0, "sampling"), st.empty(), [0]
+        total = 2 * max(samples, len(asked.prompts))
+
+        def told(more: int, done: list[int] = done, bar: Any = bar, total: int = total) -> None:
+            done[0] += more
+            bar.progress(min(1.0, done[0] / total), f"{done[0]} of about {total} responses")
+
+        def work(tell: Tell, run: Run = run) -> "Comparison":
+            from llmrl.serving.answers import Arm, average
+
+            return average(
+                house().shelf, Arm(BASE, models[BASE]), Arm(run.name, models[run.name]), asked.prompts, asked.rollout,
+                asked.seed, asked.rewards, samples, tell,
+            )  # fmt: skip
+
+        made = carried_out(work, told, waiting)
+        bar.empty()
+        if made is None:
+            return
+        asked.averages[run.name] = made
+
+
+def _show_average(name: str, made: "Comparison") -> None:
+    st.divider()
+    gap = made.difference
+    st.html(f'<div class="verdict">{made.verdict}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})</div>')
+    st.text(f"{name}: {made.samples} responses of each; 95 % interval over {gap.resampled}")
+    span = "{0.mean:+.3f} ({0.low:+.3f} to {0.high:+.3f})"
+    table = [("reward", f"{made.base_reward:.3f}", f"{made.trained_reward:.3f}", span.format(gap))]
+    if len(made.components) > 1:
+        table += [(f"reward {key}", "", "", span.format(each)) for key, each in made.components.items()]
+    table += [
+        ("repeat themselves", f"{made.base.repeating:.0%}", f"{made.trained.repeating:.0%}", ""),
+        ("words", f"{made.base.words:.1f}", f"{made.trained.words:.1f}", ""),
+        ("ended by themselves", f"{made.base.finished:.0%}", f"{made.trained.finished:.0%}", ""),
+        (
+            "perplexity under the base",
+            f"{made.base.perplexity_under_base:.1f}",
+            f"{made.trained.perplexity_under_base:.1f}",
+            "",
+        ),
+        ("KL to the base, nats per response", "", f"{made.kl:.2f}", ""),
+    ]
+    rows(("", "base", "trained", "difference, 95 % interval"), table)

@@ -1,0 +1,93 @@
+"""What all visitors share: the config, the one thread that computes, and what is on the shelf."""
+
+import json
+import os
+import sys
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from llmrl.config import AppConfig, ModelConfig, packaged
+from llmrl.errors import UserError
+from llmrl.serving.limits import Pace
+from llmrl.serving.places import EXAMPLE, TINY, Places
+from llmrl.serving.worker import Tell, Worker
+from llmrl.web.serve import SETTINGS, exposure
+
+if TYPE_CHECKING:
+    from llmrl.serving.shelf import Shelf
+
+DEMO = "demo"
+"""The index that is made from the documents that come with llmrl, where there is none of that name."""
+
+
+class House:
+    """One for the server."""
+
+    def __init__(self) -> None:
+        self.config = AppConfig(**json.loads(os.environ.get(SETTINGS, "{}")))
+        self.places, self.worker = Places(Path(self.config.outputs)), Worker(self.config.max_waiting)
+        self.warning = exposure(str(st.get_option("server.address") or "0.0.0.0"))
+        if self.warning and SETTINGS not in os.environ:  # the command has said so already
+            print(f"llmrl app: {self.warning}", file=sys.stderr)
+        self._warm = threading.Lock()
+
+    @cached_property
+    def shelf(self) -> "Shelf":
+        """For the worker's thread alone: it loads torch."""
+        import torch
+
+        from llmrl.serving.shelf import Shelf
+
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        return Shelf()
+
+    def warm_up(self) -> None:
+        """Load what the first visitor will want, once, while he looks at the first page."""
+        if self._warm.acquire(blocking=False):
+            threading.Thread(target=self.worker.result, args=(self._load,), daemon=True).start()
+
+    def _load(self, tell: Tell) -> None:
+        from llmrl.serving import answers  # noqa: F401
+
+        for name in (TINY, str(packaged(EXAMPLE))):
+            try:
+                self.shelf.language_model(ModelConfig(name_or_path=name))
+            except UserError as error:
+                print(f"llmrl app: {error}", file=sys.stderr)
+
+    def indexes(self) -> list[str]:
+        """Names of what can be searched, the demo among them."""
+        found = self.places.indexes()
+        return found if DEMO in found else [*found, DEMO]
+
+    def index(self, name: str) -> Path:
+        """The folder of an index; the demo is made if need be. For the worker's thread. Raises UserError."""
+        folder = self.places.inside(name)
+        if name == DEMO and DEMO not in self.places.indexes():
+            from llmrl.config import IngestConfig, RetrieverConfig
+            from llmrl.retrieval.ingest import ingest
+            from llmrl.serving.uploads import Quiet
+
+            settings = RetrieverConfig(name="bm25")
+            ingest(IngestConfig(docs="packaged:demo/docs", index=str(folder), retriever=settings), Quiet())
+        if not folder.is_dir():
+            raise UserError(f"the index {name!r} has gone")
+        return folder
+
+
+@st.cache_resource(show_spinner=False)
+def house() -> House:
+    """The server's."""
+    return House()
+
+
+def pace() -> Pace:
+    """This visitor's."""
+    if "pace" not in st.session_state:
+        st.session_state.pace = Pace(house().config.requests_per_minute)
+    return st.session_state.pace

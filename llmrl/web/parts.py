@@ -1,0 +1,91 @@
+"""What several pages show. Text of models, documents, runs and visitors goes through here: it is text, never HTML."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from llmrl.errors import RunError, UserError, one_line
+from llmrl.serving.places import SMOLLM2, TINY
+from llmrl.serving.worker import Done, Tell, Told, Waiting
+from llmrl.web.house import house, pace
+
+T = TypeVar("T")
+NAMES = {TINY: "tiny (7.6 M, ships with llmrl)", SMOLLM2: "SmolLM2-135M-Instruct"}
+
+
+def model_name(name: str) -> str:
+    """A base as a person calls it."""
+    return NAMES.get(name) or name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def note(text: str, kind: str = "info") -> None:
+    """A line of one's own or of an error; `kind` is info, warning or error."""
+    role = "alert" if kind == "error" else "status"
+    st.html(f'<div class="note {kind}" role="{role}">{html.escape(text)}</div>')
+
+
+def said(text: str, ghost: str = "", marks: Sequence[tuple[int, int]] = ()) -> str:
+    """Text as it is, line breaks and all, in a box; `marks` are highlighted, `ghost` stands before it in grey."""
+    parts, at = [], 0
+    for start, end in marks:
+        parts += [html.escape(text[at:start]), "<mark>", html.escape(text[start:end]), "</mark>"]
+        at = end
+    before = f'<span class="ghost">{html.escape(ghost)}</span>' if ghost else ""
+    return f'<div class="said">{before}{"".join(parts)}{html.escape(text[at:])}</div>'
+
+
+def chips(values: Mapping[str, tuple[float, float | None]]) -> str:
+    """Name to (value, the base's value): what changed is coloured, and says by how much."""
+    made = []
+    for name, (value, base) in values.items():
+        change = None if base is None else value - base
+        kind = "" if change is None or abs(change) < 0.005 else "up" if change > 0 else "down"
+        by = f" <b>{change:+.2f}</b>" if kind else ""
+        made.append(f'<span class="chip {kind}">{html.escape(name)} {value:.2f}{by}</span>')
+    return f'<div class="chips">{"".join(made)}</div>'
+
+
+def rows(head: Sequence[str], cells: Sequence[Sequence[object]]) -> None:
+    """A small table."""
+    from llmrl.pages.page import table
+
+    st.html(f'<div class="rows">{table(head, cells)}</div>')
+
+
+def empty(what: str, next_step: str = "", command: str = "") -> None:
+    """Where there is nothing to show: why, and what to do, in words or as a command."""
+    step = f"<p>{html.escape(next_step)}</p>" if next_step else ""
+    step += f"<p><code>{html.escape(command)}</code></p>" if command else ""
+    st.html(f'<div class="empty"><p>{html.escape(what)}</p>{step}</div>')
+
+
+def carried_out(work: Callable[[Tell], T], on_told: Callable[[Any], None], waiting: Any = None) -> T | None:
+    """Have the worker do it, and show what it tells. None where it could not be done, which is shown.
+
+    Whatever the visitor does meanwhile ends it: Streamlit stops this script at its next word, and so the stream is closed.
+    """
+    try:
+        pace().step()
+        with closing(house().worker.stream(work)) as events:
+            for event in events:
+                if isinstance(event, Done):
+                    return event.result
+                if isinstance(event, Told):
+                    on_told(event.what)
+                elif waiting is not None:
+                    waiting.html(f'<div class="waiting">{_waiting(event)}</div>')
+    except (UserError, RunError) as error:
+        note(str(error), "error")
+    except (OSError, ValueError, RuntimeError) as error:  # a folder that goes while it is read, a file that is no model
+        note(f"it could not be done: {type(error).__name__}: {one_line(error)[:300]}", "error")
+    finally:
+        if waiting is not None:
+            waiting.empty()
+    return None
+
+
+def _waiting(event: Waiting) -> str:
+    return f"{event.before} before you" if event.before else "at work"

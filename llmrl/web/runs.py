@@ -1,0 +1,177 @@
+"""Runs and sweeps: what there is, how each went, and in what two of them differ."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from llmrl.config import plain, read_train_config
+from llmrl.config.commands import flat
+from llmrl.errors import UserError
+from llmrl.serving.places import Run, read_evaluation, read_metrics
+from llmrl.web.house import house
+from llmrl.web.parts import empty, model_name, note, rows, said
+
+LIVE_SECONDS = 2
+MOST = 6  # runs whose curves are drawn together
+PAIRS = 8
+OVERLAID = (
+    ("Reward", "objective/scores"), ("Held-out reward", "eval/reward"), ("KL to the base", "objective/kl"),
+    ("Length", "response/length"), ("Entropy", "policy/entropy"),
+)  # fmt: skip
+
+
+def page() -> None:
+    st.title("Runs", anchor=False)
+    runs, sweeps = house().places.runs(), house().places.sweeps()
+    st.caption(f"{len(runs)} runs and {len(sweeps)} sweeps; choose rows for their curves, two for their differences.")
+    chosen = _table(runs)
+    if not runs[:-1]:
+        empty("You have no run of your own yet.", "python -m llmrl.train experiment=quickstart")
+    if chosen:
+        _curves([run.name for run in chosen])
+        if len(chosen) == 1:
+            _one(chosen[0])
+        elif len(chosen) == 2:
+            _differences(*chosen)
+    if sweeps:
+        _sweep(sweeps)
+
+
+def _table(runs: Sequence[Run]) -> list[Run]:
+    """Those that the visitor chose."""
+    first, second = st.columns([3, 1])
+    words = first.text_input("Filter", placeholder="part of a name, model, reward or verdict").lower().split()
+    states = second.multiselect("Status", sorted({run.status for run in runs}), placeholder="any")
+    kept = [
+        run for run in runs
+        if all(word in " ".join([run.name, run.model, *run.rewards, run.verdict or ""]).lower() for word in words)
+        and (not states or run.status in states)
+    ]  # fmt: skip
+    if not kept:
+        empty("No run fits the filter.", "write less of it")
+        return []
+    shown = st.dataframe(
+        [_row(run) for run in kept], hide_index=True, on_select="rerun", selection_mode="multi-row", key="runs",
+        column_config={"seconds": st.column_config.NumberColumn(format="%.0f"), "started": st.column_config.DatetimeColumn()},
+    )  # fmt: skip
+    return [kept[place] for place in shown.selection.rows if place < len(kept)][:MOST]  # type: ignore[attr-defined]
+
+
+def _row(run: Run) -> dict[str, Any]:
+    gap = run.difference or {}
+    return {
+        "run": run.name, "status": run.status, "model": model_name(run.model), "reward": ", ".join(run.rewards),
+        "verdict": run.verdict, "base": _rounded(run.base_reward), "trained": _rounded(run.reward),
+        "difference": _rounded(gap.get("mean")), "low": _rounded(gap.get("low")), "high": _rounded(gap.get("high")),
+        "KL": _rounded(run.kl), "steps": run.steps, "seed": run.seed, "seconds": run.seconds, "started": run.started or None,
+    }  # fmt: skip
+
+
+def _rounded(value: Any) -> float | None:
+    return round(float(value), 3) if isinstance(value, int | float) else None
+
+
+def _find(names: Sequence[str]) -> list[Run]:
+    """Read anew, as they go on while they are looked at. Says so where one has gone."""
+    known = {run.name: run for run in house().places.runs()}
+    for name in names:
+        if name not in known:
+            note(f"the run {name} has gone", "warning")
+    return [known[name] for name in names if name in known]
+
+
+def _curves(names: Sequence[str]) -> None:
+    running = any(run.status == "running" for run in _find(names))
+    draw = st.fragment(_draw, run_every=LIVE_SECONDS if running else None)
+    if running:
+        st.caption(f"One of them is running: the curves are drawn anew every {LIVE_SECONDS} seconds.")
+    draw(names)
+
+
+def _draw(names: Sequence[str]) -> None:
+    from llmrl.pages.page import COLOURS, curve, layout
+    from llmrl.pages.run import figures_of
+
+    runs = _find(names)
+    logged = {run.name: read_metrics(run.folder) for run in runs}
+    if not any(logged.values()):
+        empty("Nothing has been logged yet.", "it comes after the first step")
+        return
+    if len(runs) == 1:
+        figures = dict(figures_of(logged[runs[0].name]).values())
+    else:
+        figures = {
+            title: {
+                "data": [
+                    curve(name, *_points(lines, metric), COLOURS[place % len(COLOURS)])
+                    for place, (name, lines) in enumerate(logged.items()) if any(metric in line for line in lines)
+                ],
+                "layout": layout("step", ""),
+            }
+            for title, metric in OVERLAID if any(metric in line for lines in logged.values() for line in lines)
+        }  # fmt: skip
+    columns = st.columns(2)
+    for place, (caption, figure) in enumerate(figures.items()):
+        with columns[place % 2]:
+            st.caption(caption)
+            figure["layout"] = {**figure["layout"], "height": 300}
+            st.plotly_chart(figure, key=f"curve {place}", config={"displaylogo": False, "displayModeBar": False})
+
+
+def _points(lines: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[float], list[float]]:
+    kept = [line for line in lines if metric in line]
+    return [line["step"] for line in kept], [line[metric] for line in kept]
+
+
+def _one(run: Run) -> None:
+    evaluation = read_evaluation(run.folder)
+    if evaluation is None:
+        return
+    st.subheader("Held-out pairs, unpicked", anchor=False)
+    pairs = evaluation.get("pairs", [])
+    for prompt, base, trained in pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]:
+        st.html(said(prompt[-300:]))
+        left, right = st.columns(2)
+        for column, title, answer in ((left, "base", base), (right, "trained", trained)):
+            column.html(f'<div class="meta">{title}, reward {answer["reward"]:+.2f}</div>{said(answer["response"])}')
+
+
+def _differences(first: Run, second: Run) -> None:
+    st.subheader("What differs", anchor=False)
+    try:
+        told = [dict(flat(plain(read_train_config(run.folder.path / "config.yaml")))) for run in (first, second)]
+    except UserError as error:
+        note(str(error), "error")
+        return
+    keys = [key for key in sorted(told[0].keys() | told[1].keys()) if told[0].get(key) != told[1].get(key)]
+    if not keys:
+        note("their configs are the same: what differs is chance, or the code")
+        return
+    rows(("option", first.name, second.name), [(key, _shown(told[0].get(key)), _shown(told[1].get(key))) for key in keys])
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _sweep(names: Sequence[str]) -> None:
+    from llmrl.sweeps.conclude import read_all
+    from llmrl.sweeps.words import HEAD, row, sayings
+
+    st.subheader("Sweeps", anchor=False)
+    name = st.selectbox("Sweep", names)
+    try:
+        results, rankings, matters = read_all(house().places.inside(name))
+    except (UserError, OSError, ValueError) as error:
+        note(str(error), "error")
+        return
+    states = [result.status for result in results]
+    st.text(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
+    for ranking in rankings:
+        st.text(ranking.reward_name)
+        rows(HEAD, [row(place, group) for place, group in enumerate(ranking.groups, 1)])
+        for line in sayings(ranking, matters[ranking.reward_name]):
+            st.text(line)
+    if not rankings:
+        empty("No job of it has come to its end yet.", f"python -m llmrl.train sweep.resume={name}")
