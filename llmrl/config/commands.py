@@ -176,7 +176,7 @@ class AppConfig:
     max_characters: int = 4000  # of a prompt or a question
     max_prompts: int = 16  # prompts of a list
     max_new_tokens: int = 256  # tokens of a response
-    max_samples: int = 256  # responses of each model that an average is taken over
+    max_samples: int = 256  # at least 64: responses of each model that an average is taken over
     max_upload_mb: int = 20  # files that are uploaded together
     max_waiting: int = 32  # requests of all visitors that may wait
     requests_per_minute: int = 60  # of each visitor
@@ -189,7 +189,7 @@ class AppConfig:
             "max_characters", "max_prompts", "max_new_tokens", "max_samples", "max_upload_mb", "max_waiting",
             "requests_per_minute",
         ):  # fmt: skip
-            at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 64 if name == "max_samples" else 1)
         if not self.host.strip():
             raise UserError("host is empty: localhost for this machine alone, 0.0.0.0 for everybody")
         self.outputs = str(Path(self.outputs).expanduser().absolute())

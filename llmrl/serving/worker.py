@@ -80,7 +80,7 @@ class Worker:
     def stream(self, work: Callable[[Tell], T]) -> Generator[Waiting | Told | Done[T], None, None]:
         """Carry out `work(tell)` and yield what it tells; a Waiting ten times a second where nothing is told.
 
-        Ends with Done, or raises what the work raised. Closing it cancels the work. Raises UserError at once where too many wait.
+        Ends with Done, or raises what the work raised. Closing it cancels the work. Raises UserError where too many wait.
         """
         job = _Job(work)
         with self._change:

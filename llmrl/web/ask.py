@@ -1,5 +1,6 @@
 """A question answered without sources, with them, and with them by a trained model: one base throughout."""
 
+import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def page() -> None:
     elif (shown := st.session_state.get("asked")) is not None:
         _show(shown)
     else:
-        empty("Nothing was asked yet.", "press Ask to try the question above")
+        empty("Nothing was asked yet.", "Press Ask to try the question above.")
     _upload()
 
 
@@ -132,9 +133,9 @@ def _fill(boxes: dict[str, Any], shown: Shown) -> None:
 def _below(answer: "Answer") -> str:
     """What is to be known of an answer: how much of it stands in its sources, why it is none, what was said."""
     if answer.abstained:
-        told = f"{answer.abstained}"
-        return f'<div class="meta">{said(told)}</div>' + (f"<details><summary>what it said</summary>{said(answer.said)}</details>"
-                                                         if answer.said and answer.said != answer.text else "")  # fmt: skip
+        own = answer.said and answer.said != answer.text
+        said_itself = f"<details><summary>what it said</summary>{said(answer.said)}</details>" if own else ""
+        return f'<div class="meta">{html.escape(answer.abstained)}</div>{said_itself}'
     cited = f", cites {', '.join(f'[{number}]' for number in answer.cited)}" if answer.cited else ""
     return f'<div class="meta">{answer.grounded:.0%} of its words stand in the sources{cited}</div>'
 
@@ -151,9 +152,7 @@ def _sources(shown: Shown) -> None:
     sources = shown.arms.base.sources
     st.subheader("Sources", anchor=False)
     if not sources:
-        empty(
-            f"Nothing in {shown.index} was found for this question.", "ask in the documents' own words, or choose another index"
-        )
+        empty(f"Nothing in {shown.index} fits this question.", "Ask in the documents' own words, or choose another index.")
     for source in sources:
         chunk = source.hit.chunk
         used = " · cited" if any(source.number in each.cited for each in answers) else (

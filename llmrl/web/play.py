@@ -66,7 +66,7 @@ def _chosen() -> dict[str, Reward]:
 
 def _show(one: Sample, rewards: dict[str, Reward]) -> None:
     if not rewards:
-        empty("No reward is chosen.", "choose one above")
+        empty("No reward is chosen.", "Choose one above.")
         return
     table, total = [], 0.0
     for name, each in rewards.items():

@@ -27,7 +27,7 @@ def page() -> None:
     st.caption(f"{len(runs)} runs and {len(sweeps)} sweeps; choose rows for their curves, two for their differences.")
     chosen = _table(runs)
     if not runs[:-1]:
-        empty("You have no run of your own yet.", "python -m llmrl.train experiment=quickstart")
+        empty("You have no run of your own yet.", command="python -m llmrl.train experiment=quickstart")
     if chosen:
         _curves([run.name for run in chosen])
         if len(chosen) == 1:
@@ -49,7 +49,7 @@ def _table(runs: Sequence[Run]) -> list[Run]:
         and (not states or run.status in states)
     ]  # fmt: skip
     if not kept:
-        empty("No run fits the filter.", "write less of it")
+        empty("No run fits the filter.", "Write less of it.")
         return []
     shown = st.dataframe(
         [_row(run) for run in kept], hide_index=True, on_select="rerun", selection_mode="multi-row", key="runs",
@@ -96,7 +96,7 @@ def _draw(names: Sequence[str]) -> None:
     runs = _find(names)
     logged = {run.name: read_metrics(run.folder) for run in runs}
     if not any(logged.values()):
-        empty("Nothing has been logged yet.", "it comes after the first step")
+        empty("Nothing has been logged yet.", "It comes after the first step.")
         return
     if len(runs) == 1:
         figures = dict(figures_of(logged[runs[0].name]).values())
@@ -174,4 +174,4 @@ def _sweep(names: Sequence[str]) -> None:
         for line in sayings(ranking, matters[ranking.reward_name]):
             st.text(line)
     if not rankings:
-        empty("No job of it has come to its end yet.", f"python -m llmrl.train sweep.resume={name}")
+        empty("No job of it has come to its end yet.", command=f"python -m llmrl.train sweep.resume={name}")
