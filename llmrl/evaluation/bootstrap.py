@@ -34,7 +34,7 @@ def paired_interval(differences: np.ndarray, seed: int, level: float = 0.95) -> 
     else:
         picks = rng.integers(0, each, (RESAMPLES, prompts, each))
         means = differences[np.arange(prompts)[None, :, None], picks].mean(axis=(1, 2))
-        resampled = f"responses to these {prompts} prompts alone"
+        resampled = f"responses to {f'these {prompts} prompts' if prompts > 1 else 'this prompt'} alone"
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(differences.mean()), float(low), float(high), resampled)
 

@@ -13,7 +13,7 @@ import psutil
 from llmrl.config import ModelConfig, RetrieverConfig
 from llmrl.engine.memory import give_back_memory
 from llmrl.errors import UserError
-from llmrl.models.load import LanguageModel, load
+from llmrl.models.load import LanguageModel, fingerprint, load
 from llmrl.models.places import weights_of
 from llmrl.models.resident import state_of
 from llmrl.retrieval.manifest import pointer
@@ -41,6 +41,11 @@ class Shelf:
         """As `load` gives it; its weights are not to be changed. Raises UserError."""
         weights = weights_of(config) or 0
         return self._taken(("model", *state_of(config)), lambda: load(config), weights * BYTES_A_WEIGHT, config.name_or_path)
+
+    def sha256(self, config: ModelConfig) -> str:
+        """Of the model's weights, as a run's record has it. Raises UserError."""
+        language_model = self.language_model(config)
+        return self._taken(("sha256", id(language_model), *state_of(config)), lambda: fingerprint(language_model.model), 0, "")
 
     def searcher(self, config: RetrieverConfig) -> Searcher:
         """As `Searcher(config)`, anew where the index was ingested into since. Raises UserError."""

@@ -166,8 +166,18 @@ def _asked(
     return Asked(prompts, runs, base, rollout, greedy, int(st.session_state.seed), rewards)
 
 
+def _told_of_another_base(asked: Asked) -> None:
+    """Say so where a run was trained from other weights than the base has now."""
+    base = asked.models()[BASE]
+    sha256 = carried_out(lambda tell: house().shelf.sha256(base), lambda what: None)
+    for run in asked.runs:
+        if sha256 is not None and run.base_weights not in ("", sha256):
+            note(f"{run.name} was trained from other weights than {model_name(asked.base)} has now", "warning")
+
+
 def _stream(asked: Asked) -> None:
     """Each model's response to each prompt as it comes. What is there when the visitor stops it stays."""
+    _told_of_another_base(asked)
     stop = st.empty()
     stop.button("Stop")
     for prompt in asked.prompts:

@@ -24,8 +24,9 @@ OVERLAID = (
 def page() -> None:
     st.title("Runs", anchor=False)
     runs, sweeps = house().places.runs(), house().places.sweeps()
-    st.caption(f"{len(runs)} runs and {len(sweeps)} sweeps; choose rows for their curves, two for their differences.")
-    chosen = _table(runs)
+    counts = [f"{len(each)} {name}{'' if len(each) == 1 else 's'}" for each, name in ((runs, "run"), (sweeps, "sweep"))]
+    st.caption(f"{' and '.join(counts)}, newest first. Look at one for its curves and pairs, at two for their differences.")
+    chosen = _chosen(_table(runs))
     if not runs[:-1]:
         empty("You have no run of your own yet.", command="python -m llmrl.train experiment=quickstart")
     if chosen:
@@ -39,7 +40,7 @@ def page() -> None:
 
 
 def _table(runs: Sequence[Run]) -> list[Run]:
-    """Those that the visitor chose."""
+    """Those that fit the filter."""
     first, second = st.columns([3, 1])
     words = first.text_input("Filter", placeholder="part of a name, model, reward or verdict").lower().split()
     states = second.multiselect("Status", sorted({run.status for run in runs}), placeholder="any")
@@ -51,11 +52,17 @@ def _table(runs: Sequence[Run]) -> list[Run]:
     if not kept:
         empty("No run fits the filter.", "Write less of it.")
         return []
-    shown = st.dataframe(
-        [_row(run) for run in kept], hide_index=True, on_select="rerun", selection_mode="multi-row", key="runs",
-        column_config={"seconds": st.column_config.NumberColumn(format="%.0f"), "started": st.column_config.DatetimeColumn()},
-    )  # fmt: skip
-    return [kept[place] for place in shown.selection.rows if place < len(kept)][:MOST]  # type: ignore[attr-defined]
+    seconds, started = st.column_config.NumberColumn(format="%.0f"), st.column_config.DatetimeColumn()
+    columns = {"seconds": seconds, "started": started}
+    st.dataframe([_row(run) for run in kept], hide_index=True, column_config=columns)
+    return kept
+
+
+def _chosen(kept: Sequence[Run]) -> list[Run]:
+    """Those that the visitor looks at."""
+    by_name = {run.name: run for run in kept}
+    names = st.multiselect("Look at", list(by_name), default=list(by_name)[:1], max_selections=MOST, placeholder="choose runs")
+    return [by_name[name] for name in names]
 
 
 def _row(run: Run) -> dict[str, Any]:
