@@ -1,0 +1,329 @@
+"""The app as a visitor has it: a real server, a real browser."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from llmrl.config import packaged
+from tests.browser import browser, complaints
+from tests.conftest import ROOT
+
+EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+SECONDS = 60_000  # milliseconds that anything may take on a busy machine
+
+
+@dataclass
+class Site:
+    url: str
+    outputs: Path
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server of its own, with a run of the visitor's besides the example; what the run says is not to be trusted."""
+    folder = tmp_path_factory.mktemp("app")
+    run = folder / "outputs" / "mine"
+    shutil.copytree(packaged("packaged:example_run"), run)
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation["pairs"][0][1]["response"] = EVIL
+    (run / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(config.replace("seed: 0\n", "seed: 7\n", 1), encoding="utf-8")
+    with started(folder) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture
+def page(site: Site, chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    made = context.new_page()
+    found = complaints(made)
+    made.goto(site.url)
+    made.get_by_role("button", name="Answer").wait_for(timeout=SECONDS)
+    yield made
+    assert made.title() != "taken"
+    assert found == []
+    context.close()
+
+
+class started:  # noqa: N801  (used as a function is)
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+
+    def __enter__(self) -> Site:
+        log = self.folder / "log.txt"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "llmrl.app", f"port={self.port}"], cwd=self.folder, stdout=log.open("w"),
+            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        url = f"http://localhost:{self.port}"
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(url, timeout=1).read()
+                break
+            except OSError:
+                time.sleep(0.1)
+        return Site(url, self.folder / "outputs", log)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(30) in (0, 130)
+        assert "Traceback" not in (self.folder / "log.txt").read_text(encoding="utf-8")
+
+
+def go(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name).click()
+    page.get_by_role("heading", name=name, exact=True).wait_for(timeout=SECONDS)
+
+
+def write(page: Page, prompt: str) -> None:
+    box = page.get_by_role("textbox", name="Prompt")
+    box.fill(prompt)
+    box.blur()
+
+
+def answers(page: Page, count: int = 2) -> list[str]:
+    """Of each model, when all of them have come to their end."""
+    expect(page.get_by_text("tokens,")).to_have_count(count, timeout=SECONDS)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=SECONDS)
+    return [each.inner_text() for each in page.locator(".said").all()]
+
+
+def test_base_and_trained_answer_the_same_prompt(page: Page) -> None:
+    write(page, "The old boat")
+    page.get_by_role("button", name="Answer").click()
+    first = answers(page)
+    assert all(each.startswith("The old boat") and len(each) > 30 for each in first)
+    assert first[0] != first[1]
+    assert page.locator(".chip").count() == 2
+    page.get_by_role("button", name="Answer").click()
+    page.wait_for_timeout(500)
+    assert answers(page) == first  # the same seed, the same words
+    page.get_by_role("button", name="Again with another seed").click()
+    page.wait_for_timeout(500)
+    assert answers(page)[0] != first[0]
+    expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_an_average_has_an_interval_and_a_verdict(page: Page) -> None:
+    write(page, "A dog\nThe rain")
+    page.get_by_role("button", name="Average over many").click()
+    page.locator(".verdict").wait_for(timeout=SECONDS)
+    assert " to " in page.locator(".verdict").inner_text()
+    assert "64 responses of each" in page.locator("body").inner_text()
+    assert "KL to the base" in page.locator("body").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [("   \n  ", "the prompt is empty"), ("word " * 200_000, "the prompt has"), ("\n".join("abcdefghijklmnopq"), "17 prompts")],
+    ids=["spaces", "a megabyte", "too many"],
+)
+def test_prompts_that_are_none_are_refused(page: Page, prompt: str, why: str) -> None:
+    page.get_by_role("textbox", name="Prompt").evaluate(
+        "(box, text) => { Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(box, text);"
+        "box.dispatchEvent(new Event('input', {bubbles: true})); box.focus(); box.blur() }", prompt,
+    )  # fmt: skip
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Answer").click()
+    expect(page.get_by_role("alert").first).to_contain_text(why, timeout=SECONDS)
+
+
+def test_script_tags_are_text(page: Page) -> None:
+    write(page, EVIL)
+    page.get_by_role("button", name="Answer").click()
+    assert all(each.startswith(EVIL) for each in answers(page))
+    go(page, "Runs")
+    expect(page.get_by_text("onerror").first).to_be_visible(timeout=SECONDS)
+
+
+def test_a_request_can_be_stopped_and_the_next_is_served(page: Page) -> None:
+    page.get_by_text("Seed and decoding").click()
+    slider = page.get_by_role("slider", name="Tokens at most")
+    slider.focus()
+    slider.press("End")
+    page.wait_for_timeout(500)
+    write(page, "\n".join(f"Chapter {number}" for number in range(16)))
+    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Stop").click(timeout=SECONDS)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=SECONDS)
+    assert page.get_by_text("tokens,").count() < 32
+    write(page, "The end")
+    page.get_by_role("button", name="Answer").click()
+    assert all(each.startswith("The end") for each in answers(page))
+
+
+def test_two_visitors_do_not_mix(site: Site, chromium: Browser) -> None:
+    contexts = [chromium.new_context() for _ in range(2)]
+    pages = [context.new_page() for context in contexts]
+    alone = {}
+    for number, page in enumerate(pages):
+        page.goto(site.url)
+        page.get_by_role("button", name="Answer").wait_for(timeout=SECONDS)
+        write(page, f"Visitor {number} walked")
+        page.get_by_role("button", name="Answer").click()
+        alone[number] = answers(page)
+    for page in pages:
+        page.get_by_role("button", name="Answer").click(no_wait_after=True)
+    for number, page in enumerate(pages):
+        page.wait_for_timeout(300)
+        assert answers(page) == alone[number]
+    for context in contexts:
+        context.close()
+
+
+def test_a_question_is_answered_with_and_without_sources(page: Page) -> None:
+    go(page, "Ask")
+    choose(page, "Base", "tiny")
+    choose(page, "Trained from it", "mine")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.get_by_text("Source 1")).to_be_visible(timeout=SECONDS)
+    assert "tides.md" in page.locator("body").inner_text()
+    assert "high tide" in page.locator("mark").first.inner_text()
+    titles = [each.inner_text() for each in page.locator("strong").all()]
+    assert titles[:3] == ["base, no sources", "base, with sources", "trained, with sources"]
+    assert all(box.inner_text().strip() for box in page.locator(".said").all()[:3])
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=option).first.click()
+    page.wait_for_timeout(500)
+
+
+def test_documents_are_uploaded_and_asked(page: Page, site: Site) -> None:
+    go(page, "Ask")
+    choose(page, "Base", "tiny")
+    page.get_by_text("Your own documents").click()
+    page.get_by_role("textbox", name="Name of the index").fill("herons")
+    page.locator("input[type=file]").set_input_files(
+        [
+            {
+                "name": "../../heron.md",
+                "mimeType": "text/markdown",
+                "buffer": b"# Herons\n\nA heron stands still in the shallows.",
+            },
+            {"name": "empty.txt", "mimeType": "text/plain", "buffer": b""},
+        ]
+    )
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Make the index").click()
+    expect(page.get_by_text("the index is among those above")).to_be_visible(timeout=SECONDS)
+    assert (site.outputs / "uploads" / "herons" / "docs" / "heron.md").is_file()
+    page.get_by_role("button", name="Ask it").click()
+    page.wait_for_timeout(1000)
+    page.get_by_role("textbox", name="Question").fill("Where does the heron stand?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_text("heron.md").first).to_be_visible(timeout=SECONDS)
+
+
+def test_an_index_without_a_word_says_so(page: Page) -> None:
+    go(page, "Ask")
+    choose(page, "Base", "tiny")
+    page.get_by_text("Your own documents").click()
+    page.get_by_role("textbox", name="Name of the index").fill("nothing")
+    page.get_by_role("button", name="Make the index").click()
+    expect(page.get_by_role("alert")).to_contain_text("choose at least one file", timeout=SECONDS)
+    page.locator("input[type=file]").set_input_files({"name": "empty.txt", "mimeType": "text/plain", "buffer": b" "})
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Make the index").click()
+    expect(page.get_by_text("there is nothing to find")).to_be_visible(timeout=SECONDS)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.wait_for_timeout(1500)
+    choose(page, "Index", "uploads/nothing/index")
+    page.get_by_role("textbox", name="Question").fill("Is there anything?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_text("fits this question").or_(page.get_by_role("alert")).first).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("could not be done")).to_have_count(0)
+
+
+def test_half_a_gigabyte_is_refused_by_the_server(site: Site) -> None:
+    """Whatever a browser would have let through: the upload's address takes no more than it is told."""
+    request = urllib.request.Request(f"{site.url}/_stcore/upload_file/none/none", data=b"x" * 25_000_000, method="PUT")
+    with pytest.raises(OSError):  # refused, or the connection closed in the middle
+        urllib.request.urlopen(request, timeout=20)
+
+
+def test_runs_are_listed_compared_and_may_go_while_they_are_shown(page: Page, site: Site) -> None:
+    gone = site.outputs / "gone"
+    shutil.copytree(packaged("packaged:example_run"), gone)
+    go(page, "Runs")
+    page.get_by_text("3 runs").wait_for(timeout=SECONDS)
+    look = page.get_by_role("combobox", name="Look at")
+    for _ in range(2):
+        look.click()
+        page.get_by_role("option").first.click()
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(700)
+    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=SECONDS)
+    go(page, "Compare")
+    shutil.rmtree(gone)
+    go(page, "Runs")
+    page.get_by_text("2 runs").wait_for(timeout=SECONDS)
+    expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_a_model_that_no_longer_loads_is_said(page: Page, site: Site) -> None:
+    broken = site.outputs / "broken"
+    shutil.copytree(packaged("packaged:example_run"), broken)
+    (broken / "final" / "model.safetensors").write_bytes(b"no weights")
+    try:
+        page.reload()
+        page.get_by_role("button", name="Answer").wait_for(timeout=SECONDS)
+        clear = page.get_by_role("button", name="Clear").first
+        clear.click()
+        page.wait_for_timeout(500)
+        page.get_by_role("combobox", name="Trained from it").click()
+        page.get_by_role("option", name="broken").click()
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(500)
+        page.get_by_role("button", name="Answer").click()
+        expect(page.get_by_role("alert").first).to_contain_text("could not be loaded", timeout=SECONDS)
+    finally:
+        shutil.rmtree(broken)
+
+
+def test_rewards_follow_what_is_typed(page: Page) -> None:
+    go(page, "Play with rewards")
+    total = page.get_by_test_id("stMetricValue")
+    before = total.inner_text()
+    box = page.get_by_role("textbox", name="Response")
+    box.press_sequentially(" into the rain.", delay=20)
+    expect(total).not_to_have_text(before, timeout=SECONDS)
+    box.fill("")
+    box.press_sequentially(EVIL)
+    expect(page.get_by_text("end_of_sentence").first).to_be_visible(timeout=SECONDS)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_light_and_dark(site: Site, chromium: Browser, scheme: str) -> None:
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(site.url)
+    page.get_by_role("button", name="Answer").wait_for(timeout=SECONDS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 23)"}[scheme]
+    context.close()
