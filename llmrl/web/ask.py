@@ -92,7 +92,10 @@ def _answer(question: str, index: str, base: str, run: tuple[str, str] | None) -
 
     def told(piece: Any) -> None:
         so_far[piece.at] += piece.text
-        boxes[piece.at].html(said(so_far[piece.at]))
+
+    def draw() -> None:
+        for name, text in so_far.items():
+            boxes[name].html(said(text))
 
     def work(tell: Tell) -> Shown:
         from llmrl.serving.answers import ask_all
@@ -104,7 +107,7 @@ def _answer(question: str, index: str, base: str, run: tuple[str, str] | None) -
         paths = {source.hit.chunk.path for source in arms.base.sources}
         return Shown(question, index, arms, {path: searcher.index.store.text_of(path) or "" for path in paths})
 
-    shown = carried_out(work, told, waiting)
+    shown = carried_out(work, told, waiting, draw)
     stop.empty()
     if shown is not None:
         st.session_state.asked = shown

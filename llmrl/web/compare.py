@@ -187,8 +187,10 @@ def _stream(asked: Asked) -> None:
             box, waiting = places[name]
             so_far = [""]
 
-            def told(piece: Any, box: Any = box, so_far: list[str] = so_far, prompt: str = prompt) -> None:
+            def told(piece: Any, so_far: list[str] = so_far) -> None:
                 so_far[0] += piece.text
+
+            def draw(box: Any = box, so_far: list[str] = so_far, prompt: str = prompt) -> None:
                 box.html(said(so_far[0], prompt))
 
             def work(tell: Tell, name: str = name, model: ModelConfig = model, prompt: str = prompt) -> "Response":
@@ -198,7 +200,7 @@ def _stream(asked: Asked) -> None:
                     house().shelf, Arm(name, model), prompt, asked.rollout, asked.seed, asked.greedy, asked.rewards, tell
                 )
 
-            made = carried_out(work, told, waiting)
+            made = carried_out(work, told, waiting, draw)
             if made is None:
                 return
             asked.responses[-1][name] = made

@@ -20,6 +20,8 @@ from llmrl.web.serve import SETTINGS, exposure
 if TYPE_CHECKING:
     from llmrl.serving.shelf import Shelf
 
+DRAWN_SECONDS = 1.5
+"""Until a browser has drawn the first page, for which it wants a processor itself."""
 DEMO = "demo"
 """The index that is made from the documents that come with llmrl, where there is none of that name."""
 
@@ -47,9 +49,11 @@ class House:
         return Shelf()
 
     def warm_up(self) -> None:
-        """Load what the first visitor will want, once, while he looks at the first page."""
+        """Load what the first visitor will want, once, when he has the first page before him."""
         if self._warm.acquire(blocking=False):
-            threading.Thread(target=self.worker.result, args=(self._load,), daemon=True).start()
+            timer = threading.Timer(DRAWN_SECONDS, self.worker.result, args=(self._load,))
+            timer.daemon = True
+            timer.start()
 
     def _load(self, tell: Tell) -> None:
         from llmrl.serving import answers  # noqa: F401

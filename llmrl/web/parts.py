@@ -1,6 +1,7 @@
 """What several pages show. Text of models, documents, runs and visitors goes through here: it is text, never HTML."""
 
 import html
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from llmrl.serving.worker import Done, Tell, Told, Waiting
 from llmrl.web.house import house, pace
 
 T = TypeVar("T")
+DRAW_SECONDS = 0.1
 NAMES = {TINY: "tiny (7.6 M, ships with llmrl)", SMOLLM2: "SmolLM2-135M-Instruct"}
 
 
@@ -62,19 +64,27 @@ def empty(what: str, next_step: str = "", command: str = "") -> None:
     st.html(f'<div class="empty"><p>{html.escape(what)}</p>{step}</div>')
 
 
-def carried_out(work: Callable[[Tell], T], on_told: Callable[[Any], None], waiting: Any = None) -> T | None:
+def carried_out(
+    work: Callable[[Tell], T], on_told: Callable[[Any], None], waiting: Any = None, draw: Callable[[], None] = lambda: None
+) -> T | None:
     """Have the worker do it, and show what it tells. None where it could not be done, which is shown.
+
+    `draw` shows what was told so far, the first of it at once and then some times a second: a browser keeps up with no more.
 
     Whatever the visitor does meanwhile ends it: Streamlit stops this script at its next word, and so the stream is closed.
     """
     try:
         pace().step()
+        drawn = 0.0
         with closing(house().worker.stream(work)) as events:
             for event in events:
                 if isinstance(event, Done):
                     return event.result
                 if isinstance(event, Told):
                     on_told(event.what)
+                    if time.monotonic() - drawn >= DRAW_SECONDS:
+                        draw()
+                        drawn = time.monotonic()
                 elif waiting is not None:
                     waiting.html(f'<div class="waiting">{_waiting(event)}</div>')
     except (UserError, RunError) as error:
