@@ -50,6 +50,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench/adaptive_kl.py
 	$(BIN)/python scripts/bench/random_walks.py
 	$(BIN)/python scripts/bench/trainers.py
+	$(BIN)/python scripts/bench/sweeps.py
+	$(BIN)/python scripts/bench/app.py
 	$(BIN)/python scripts/bench/learning.py quickstart
 	$(BIN)/python scripts/bench/learning.py smollm2
 

@@ -23,6 +23,8 @@ def test_the_wheel_trains_from_anywhere(tmp_path: Path) -> None:
     assert {
         "llmrl/conf/train.yaml", "llmrl/assets/tiny/model.safetensors", "llmrl/assets/openings.txt",
         "llmrl/pages/template.html", "llmrl/conf/hydra/sweeper/grid.yaml", "hydra_plugins/llmrl_sweepers/__init__.py",
+        "llmrl/web/style.css", "llmrl/.streamlit/config.toml", "llmrl/conf/app.yaml",
+        "llmrl/assets/example_run/final/model.safetensors",
     } <= set(names)  # fmt: skip
     assert not [name for name in names if name.startswith(("tests/", "scripts/", "conf/"))]
 

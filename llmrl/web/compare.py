@@ -206,6 +206,7 @@ def _stream(asked: Asked) -> None:
             asked.responses[-1][name] = made
             _fill(box, made, asked.responses[-1].get(BASE))
     stop.empty()
+    _warn_of_one(asked)
 
 
 def _places(models: Mapping[str, ModelConfig], base: str) -> dict[str, tuple[Any, Any]]:
@@ -238,10 +239,14 @@ def _show(asked: Asked) -> None:
         places = _places({name: model for name, model in asked.models().items() if name in responses}, asked.base)
         for name, made in responses.items():
             _fill(places[name][0], made, responses.get(BASE))
-    if asked.responses and asked.runs:
-        st.caption(f"One sample of each, seed {asked.seed}: it says little. Average over many before you believe it.")
+    _warn_of_one(asked)
     for name, comparison in asked.averages.items():
         _show_average(name, comparison)
+
+
+def _warn_of_one(asked: Asked) -> None:
+    if asked.responses and asked.runs:
+        st.caption(f"One sample of each, seed {asked.seed}: it says little. Average over many before you believe it.")
 
 
 def _average(asked: Asked) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, expect
 
 from llmrl.config import packaged
@@ -283,6 +284,24 @@ def test_runs_are_listed_compared_and_may_go_while_they_are_shown(page: Page, si
     go(page, "Runs")
     page.get_by_text("2 runs").wait_for(timeout=SECONDS)
     expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_curves_follow_a_run_that_trains(page: Page, site: Site) -> None:
+    run = site.outputs / "training"
+    run.mkdir()
+    record = {"status": "running", "model": "packaged:tiny", "started": "2999-01-01T00:00:00+00:00"}
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    lines = [json.dumps({"step": step, "objective/scores": step / 10}) + "\n" for step in range(1, 6)]
+    (run / "metrics.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
+    drawn = "points => document.querySelector('.js-plotly-plot')?.data[0].x.length === points"
+    with FileLock(run / ".lock"):
+        go(page, "Runs")
+        page.get_by_text("One of them is running").wait_for(timeout=SECONDS)
+        page.wait_for_function(drawn, arg=3, timeout=SECONDS)
+        with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(lines[3:])
+        page.wait_for_function(drawn, arg=5, timeout=SECONDS)
+    shutil.rmtree(run)
 
 
 def test_a_model_that_no_longer_loads_is_said(page: Page, site: Site) -> None:
