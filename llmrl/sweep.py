@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -59,16 +60,30 @@ def show(name: str) -> int:
 
 
 def command_of(sweep: Path, run: Path) -> str:
-    """The command line that makes a run of a sweep again, alone."""
+    """The command line that makes a run of a sweep again, alone: with its threads, and no sweep where a recipe asks for one."""
     import json
     import shlex
 
     from llmrl.sweeps.plan import read_plan
 
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    flags = [word for word in read_plan(sweep).words if word.startswith("--config")]
+    record, begun_with = json.loads((run / "run.json").read_text(encoding="utf-8")), read_plan(sweep).words
     words = [word for word in record["overrides"] if not word.startswith(("sweep.", "resume="))]
-    return " ".join(["python -m llmrl.train", *map(shlex.quote, [*flags, *words])])
+    threads = record.get("threads")
+    said = any(word.startswith("trainer.threads=") for word in words)
+    if threads and not said and threads != record.get("machine", {}).get("processors"):
+        words.append(f"trainer.threads={threads}")
+    if not {"-m", "--multirun"} & set(begun_with) or any(word.startswith("sweep=") for word in words):
+        words.append("hydra.mode=RUN")
+    return " ".join(["python -m llmrl.train", *map(shlex.quote, [*config_flags(begun_with), *words])])
+
+
+def config_flags(words: Sequence[str]) -> list[str]:
+    """What the words say of where configs are: `--config-dir=X` is one word, `--config-dir X` or `-cd X` two."""
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--config") or word in ("-cd", "-cn", "-cp"):
+            found += [word] if "=" in word else [word, following]
+    return found
 
 
 if __name__ == "__main__":

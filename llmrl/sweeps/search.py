@@ -158,9 +158,9 @@ class Search:
 
     def check(self) -> None:
         """Compose a job of each choice there is. Raises UserError for one that does not exist."""
-        first = {key: _words(key, each)[0] for key, each in self.space.distributions.items()}
+        first = {key: ends_of(key, each)[0] for key, each in self.space.distributions.items()}
         for key, each in self.space.distributions.items():
-            for word in _words(key, each):
+            for word in ends_of(key, each):
                 self.launch.compose([*self.space.fixed, *(first | {key: word}).values()])
 
     def run(self) -> None:
@@ -247,7 +247,7 @@ class Search:
         return [figures[name] for name in self.settings.objectives]
 
 
-def _words(key: str, each: BaseDistribution) -> list[str]:
+def ends_of(key: str, each: BaseDistribution) -> list[str]:
     """Every choice, or the two ends of a range."""
     if isinstance(each, CategoricalDistribution):
         return [f"{key}={choice}" for choice in each.choices]
