@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -56,7 +57,7 @@ class Launch:
         """Have the launcher run the jobs, all of them or as many as it can: what became of each is in its folder."""
         if not jobs:
             return
-        if "n_jobs" in self.master.hydra.launcher:
+        if self.at_once > 1:
             self._share_out(len(jobs), max((configs(job) for job, _ in jobs), key=lambda config: job_bytes(config) or 0))
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)
         logging.getLogger("hydra").setLevel(logging.WARNING)  # each job says its own words
@@ -73,6 +74,12 @@ class Launch:
     def in_process(self) -> bool:
         """Whether jobs run here, one after the other. What a launcher gives back of each is megabytes, and of no use to us."""
         return str(self.master.hydra.launcher._target_).endswith(".BasicLauncher")
+
+    @cached_property
+    def at_once(self) -> int:
+        """Jobs that the launcher was asked to run side by side, before memory was looked at; 1 where it has no such number."""
+        wanted = int(self.master.hydra.launcher.get("n_jobs", 1))
+        return _processors() if wanted < 0 else wanted
 
     def end(self, status: int) -> None:
         """Say how the sweep ended: the exit status."""
@@ -99,12 +106,14 @@ class Launch:
     def _share_out(self, jobs: int, config: TrainConfig) -> None:
         """Processes side by side: no more than fit into memory, and each its part of the processors."""
         launcher = self.master.hydra.launcher
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        wanted = processors if launcher.n_jobs < 0 else int(launcher.n_jobs)
-        at_once = jobs_at_once(min(wanted, jobs), config)
+        at_once = jobs_at_once(min(self.at_once, jobs), config)
         with read_write(self.master), open_dict(launcher):
             launcher.n_jobs = at_once
-        os.environ["OMP_NUM_THREADS"] = str(max(1, processors // at_once))  # the workers are born with it
+        os.environ["OMP_NUM_THREADS"] = str(max(1, _processors() // at_once))  # the workers are born with it
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quoted(value: str) -> str:
