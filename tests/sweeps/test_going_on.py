@@ -1,18 +1,23 @@
 """Going on with sweeps: whatever was deleted, killed or failed is run once more, and nothing else."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.trial import TrialState
 
 from llmrl.errors import UserError
+from llmrl.sweeps import job as job_room
+from llmrl.sweeps.job import run_job
 from llmrl.sweeps.left import is_left
-from llmrl.sweeps.plan import Job, read_plan
+from llmrl.sweeps.plan import Job, Plan, read_plan
 from llmrl.sweeps.results import read_result
 from llmrl.sweeps.search import SearchSettings, run_search
+from llmrl.tracking.run_folder import RunFolder
 from tests.sweeps.conftest import StubLaunch, leave_run
 from tests.test_config import composed
 
@@ -127,3 +132,36 @@ def test_a_value_after_a_recipes_range_is_the_value(launch: StubLaunch) -> None:
     assert not any(word.startswith("ppo.epochs") for word in job.overrides)
     text = (launch.folder / job.folder / "config.yaml").read_text(encoding="utf-8")
     assert "epochs: 4" in text
+
+
+def test_a_job_that_fails_before_it_goes_on_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said is the new reason; a run that knew more keeps its own; one of another process is left alone."""
+    planned = Job(0, ("seed=1",), "000", "hash")
+    Plan([], [planned]).write(tmp_path)
+    folder, run = tmp_path / "000", RunFolder(tmp_path / "000")
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(folder)), launcher={})
+    monkeypatch.setattr(job_room, "HydraConfig", SimpleNamespace(get=lambda: hydra))
+    monkeypatch.setattr(job_room, "_clear_up", lambda: None)
+
+    def fails(work: Callable[[object], int]) -> tuple[str, str]:
+        assert run_job(lambda: composed("train"), work, lambda error: str(error) if isinstance(error, UserError) else None) != 0
+        result = read_result(tmp_path, planned)
+        return result.status, result.reason
+
+    def refuses(config: object) -> int:
+        raise UserError("its weights have changed")
+
+    def breaks(config: object) -> int:
+        run.mark("failed", error="ValueError: as the run says")
+        (folder / "error.txt").write_text("as the run says", encoding="utf-8")
+        raise ValueError("as the job says")
+
+    leave_run(folder, composed("train"), 0.5, status="failed", error="KeyError: old")
+    (folder / "error.txt").write_text("KeyError: old\n", encoding="utf-8")
+    assert fails(refuses) == ("failed", "its weights have changed")
+    leave_run(folder, composed("train"), 0.5, status="running")
+    assert fails(refuses) == ("failed", "its weights have changed")
+    assert fails(breaks) == ("failed", "ValueError: as the run says")
+    leave_run(folder, composed("train"), 0.5, status="running")
+    with FileLock(folder / ".lock"):
+        assert fails(refuses) == ("running", "")
