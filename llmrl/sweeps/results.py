@@ -39,6 +39,11 @@ class Result:
     damaged: bool = False  # what it left can't be gone on with
 
     @property
+    def ended_early(self) -> str:
+        """At which step a run ended that was not to go on, by sweep.prune or a limit of its own; empty for any other."""
+        return f"ended early at step {self.steps}" if self.status == "finished" and self.reason else ""
+
+    @property
     def counts(self) -> bool:
         """Whether it has a held-out reward to be ranked by."""
         return self.status == "finished" and self.reward is not None
@@ -50,7 +55,7 @@ def read_results(folder: Path, plan: Plan) -> list[Result]:
     for job in plan.jobs:
         if job.same_as is not None and job.same_as in found:
             twin = found[job.same_as]
-            found[job.number] = Result(job, twin.folder, "same", f"as job {job.same_as}", settings_of(job.overrides))
+            found[job.number] = Result(job, twin.folder, "same", f"as job {job.same_as + 1}", settings_of(job.overrides))
         else:
             found[job.number] = read_result(folder, job)
     return list(found.values())
