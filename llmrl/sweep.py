@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from llmrl.errors import REFUSED, UserError
+from llmrl.errors import REFUSED, UserError, one_line
 
 USAGE = """Show what a sweep came to: the ranking, which settings matter, whether the first beats the second by more than seeds,
 and the command line of the best run. Writes ranking.csv, ranking.json and sweep.html anew.
@@ -32,8 +32,8 @@ def main() -> int:
     except BrokenPipeError:  # whoever read has read enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except UserError as error:
-        print(f"llmrl sweep: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"llmrl sweep: {one_line(error)}", file=sys.stderr)
         return REFUSED
 
 

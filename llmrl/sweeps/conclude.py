@@ -35,9 +35,12 @@ def conclude(folder: Path, console: Console | None = None) -> int:
     show_jobs(results, console)
     for ranking in rankings:
         show_ranking(ranking, matters[ranking.reward_name], console, several=len(rankings) > 1)
-    page = write_all(folder, (results, rankings, matters))
+    try:
+        page = write_all(folder, (results, rankings, matters))
+        console.print(f"\nthe whole picture: {page.absolute()}", markup=False)
+    except OSError as error:  # a full disk, or somebody else's folder: what is on the terminal must do
+        console.print(f"\nthe page can't be written to {folder}: {error.strerror or error}", markup=False)
     left = [result for result in results if result.status not in ("finished", "same")]
-    console.print(f"\nthe whole picture: {page.absolute()}", markup=False)
     if left:
         console.print(f"to run what is left: python -m llmrl.train sweep.resume={folder}", markup=False)
     return 1 if left else 0

@@ -1,6 +1,7 @@
 """Going on with sweeps: whatever was deleted, killed or failed is run once more, and nothing else."""
 
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,12 @@ import pytest
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from llmrl import report
 from llmrl.errors import UserError
+from llmrl.sweeps import conclude as conclude_room
 from llmrl.sweeps import job as job_room
 from llmrl.sweeps.job import run_job
+from llmrl.sweeps.launch import held
 from llmrl.sweeps.left import is_left
 from llmrl.sweeps.plan import Job, Plan, read_plan
 from llmrl.sweeps.results import read_result
@@ -114,6 +118,30 @@ def test_a_trial_that_was_open_and_fails_is_tried_once(launch: StubLaunch, monke
     assert search(launch, 2, resume=True) == [0, 1]
     assert [trial.state.name for trial in trials(launch)] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert [job.number for job in read_plan(launch.folder).jobs] == [0, 1]
+
+
+def test_two_sweeps_in_one_folder_are_refused(launch: StubLaunch) -> None:
+    with held(launch.folder), pytest.raises(UserError, match="a sweep is running in"):
+        search(launch, 1)
+    assert search(launch, 1) == [0]
+
+
+def test_a_folder_that_can_only_be_read_has_its_table_shown(
+    launch: StubLaunch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    search(launch, 1)
+    for name in ("replace_text", "write_page", "write_csv"):
+        monkeypatch.setattr(conclude_room, name, refuse)
+    monkeypatch.setattr(sys, "argv", ["report", f"run={launch.folder}"])
+    assert conclude_room.conclude(launch.folder) == 0
+    said = capsys.readouterr().out
+    assert "Held-out reward" in said
+    assert "can't be written" in said
+    assert report.main() == 2
+    assert "Permission denied" in capsys.readouterr().err
 
 
 def test_what_is_refused_leaves_no_study(launch: StubLaunch) -> None:
