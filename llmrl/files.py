@@ -48,5 +48,5 @@ def is_locked(folder: Path) -> bool:
     try:
         with FileLock(path, timeout=0):
             return False
-    except Timeout:
+    except (Timeout, PermissionError):  # in somebody else's folder that can't be told
         return True

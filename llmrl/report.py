@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from llmrl.errors import REFUSED, UserError
+from llmrl.errors import REFUSED, UserError, one_line
 
 USAGE = """One page with plots and samples, which opens from the disk without a network: report.html of a run, sweep.html of a
 sweep.
@@ -21,8 +21,8 @@ def main() -> int:
         if len(words) != 1 or not words[0].startswith("run="):
             raise UserError("name one run or sweep folder: python -m llmrl.report run=FOLDER, or run=latest")
         print(report(words[0].removeprefix("run=")))
-    except UserError as error:
-        print(f"llmrl report: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:  # a full disk, or somebody else's folder
+        print(f"llmrl report: {one_line(error)}", file=sys.stderr)
         return REFUSED
     return 0
 

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from llmrl.errors import REFUSED, UserError
+from llmrl.errors import REFUSED, UserError, one_line
 
 USAGE = """Show what a sweep came to: the ranking, which settings matter, whether the first beats the second by more than seeds,
 and the command line of the best run. Writes ranking.csv, ranking.json and sweep.html anew.
@@ -31,8 +32,8 @@ def main() -> int:
     except BrokenPipeError:  # whoever read has read enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except UserError as error:
-        print(f"llmrl sweep: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"llmrl sweep: {one_line(error)}", file=sys.stderr)
         return REFUSED
 
 
@@ -59,16 +60,30 @@ def show(name: str) -> int:
 
 
 def command_of(sweep: Path, run: Path) -> str:
-    """The command line that makes a run of a sweep again, alone."""
+    """The command line that makes a run of a sweep again, alone: with its threads, and no sweep where a recipe asks for one."""
     import json
     import shlex
 
     from llmrl.sweeps.plan import read_plan
 
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    flags = [word for word in read_plan(sweep).words if word.startswith("--config")]
+    record, begun_with = json.loads((run / "run.json").read_text(encoding="utf-8")), read_plan(sweep).words
     words = [word for word in record["overrides"] if not word.startswith(("sweep.", "resume="))]
-    return " ".join(["python -m llmrl.train", *map(shlex.quote, [*flags, *words])])
+    threads = record.get("threads")
+    said = any(word.startswith("trainer.threads=") for word in words)
+    if threads and not said and threads != record.get("machine", {}).get("processors"):
+        words.append(f"trainer.threads={threads}")
+    if not {"-m", "--multirun"} & set(begun_with) or any(word.startswith("sweep=") for word in words):
+        words.append("hydra.mode=RUN")
+    return " ".join(["python -m llmrl.train", *map(shlex.quote, [*config_flags(begun_with), *words])])
+
+
+def config_flags(words: Sequence[str]) -> list[str]:
+    """What the words say of where configs are: `--config-dir=X` is one word, `--config-dir X` or `-cd X` two."""
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--config") or word in ("-cd", "-cn", "-cp"):
+            found += [word] if "=" in word else [word, following]
+    return found
 
 
 if __name__ == "__main__":

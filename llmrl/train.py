@@ -8,9 +8,10 @@ from llmrl.front_door import run
 
 
 def work(config: TrainConfig) -> int:
+    from llmrl.pages.run import write_report
     from llmrl.trainers.run import train  # here, as it loads torch: --help and --cfg do without
 
-    return train(config)
+    return train(config, write_report)
 
 
 def main() -> int:

@@ -197,7 +197,7 @@ class TrackerConfig:
     tags: list[str] = field(default_factory=list)  # labels
     mode: WandbMode = WandbMode.auto  # auto: online where a key is configured, else offline in the run folder
     init_timeout: float = 20.0  # seconds the server has to answer before the run is logged offline; training does not wait
-    finish_timeout: float = 15.0  # seconds the server has, at the end, to take what is left; more where models are uploaded
+    finish_timeout: float = 15.0  # seconds the server has, at the end, to take what is left; 2 s more a MB of an uploaded model
     model: KeepModel = KeepModel.reference  # wandb: the final model as an artifact: its path and checksum, uploaded, or none
 
     def __post_init__(self) -> None:

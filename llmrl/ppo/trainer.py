@@ -197,8 +197,8 @@ class PPOTrainer:
             progress.stopped = (
                 f"no better held-out reward than {best.reward:.3f} of step {best.step} in {best.looks_since} looks"
             )
-        sweep = self.config.sweep
-        if sweep.prune and looked and progress.step // self.config.trainer.eval_every > sweep.prune_after:
+        sweep = self.config.sweep if "sweep" in self.bench.run.record else None  # alone, nothing beside it is comparable
+        if sweep and sweep.prune and looked and progress.step // self.config.trainer.eval_every > sweep.prune_after:
             progress.stopped = progress.stopped or behind(
                 self.bench.run.path, progress.step, metrics["eval/reward"], sweep.prune_least
             )

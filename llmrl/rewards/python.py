@@ -26,7 +26,7 @@ class PythonReward(Reward):
 
     The function takes one `Sample` (or, if its first parameter is called `samples`, the list of them) and returns a number (or
     a list of them). `parameters` are passed as keyword arguments. The file is run, as any program you start is: only name files
-    you trust.
+    you trust. In a sweep each job runs the file anew; a module is imported once in a process, and jobs share its globals.
     """
 
     function: str = MISSING  # FILE.py:NAME or package.module:NAME

@@ -21,7 +21,7 @@ from llmrl.sweeps.page import write_page
 from llmrl.sweeps.plan import label, read_plan
 from llmrl.sweeps.ranking import Ranking, rank
 from llmrl.sweeps.results import Result, read_results
-from llmrl.sweeps.words import HEAD, row, sayings, short
+from llmrl.sweeps.words import HEAD, row, sayings, whole
 
 SHOWN = 20
 Everything = tuple[list[Result], list[Ranking], dict[str, Importance | None]]
@@ -35,9 +35,12 @@ def conclude(folder: Path, console: Console | None = None) -> int:
     show_jobs(results, console)
     for ranking in rankings:
         show_ranking(ranking, matters[ranking.reward_name], console, several=len(rankings) > 1)
-    page = write_all(folder, (results, rankings, matters))
+    try:
+        page = write_all(folder, (results, rankings, matters))
+        console.print(f"\nthe whole picture: {page.absolute()}", markup=False)
+    except OSError as error:  # a full disk, or somebody else's folder: what is on the terminal must do
+        console.print(f"\nthe page can't be written to {folder}: {error.strerror or error}", markup=False)
     left = [result for result in results if result.status not in ("finished", "same")]
-    console.print(f"\nthe whole picture: {page.absolute()}", markup=False)
     if left:
         console.print(f"to run what is left: python -m llmrl.train sweep.resume={folder}", markup=False)
     return 1 if left else 0
@@ -118,7 +121,7 @@ def write_csv(path: Path, results: Sequence[Result], rankings: Sequence[Ranking]
         for one in ordered:
             reward = one.reward if one.counts else None
             writer.writerow([
-                one.job.number + 1, places.get(id(one), ""), one.status, *[short(one.settings.get(key, "")) for key in keys],
+                one.job.number + 1, places.get(id(one), ""), one.status, *[whole(one.settings.get(key, "")) for key in keys],
                 one.reward_name, *((reward.mean, reward.low, reward.high) if reward else ("", "", "")),
                 one.base_reward if reward else "", one.difference.mean if one.difference and reward else "", one.verdict,
                 one.kl if reward else "", *(one.best_look or ("", "")), one.steps, one.seconds, one.folder.name, one.reason,
@@ -130,7 +133,8 @@ def as_json(results: Sequence[Result], rankings: Sequence[Ranking], matters: dic
     return {
         "jobs": [
             {
-                "job": one.job.number + 1, "status": one.status, "reason": one.reason, "settings": one.settings,
+                "job": one.job.number + 1, "status": one.status, "reason": one.reason,
+                "ended_early": bool(one.ended_early), "settings": one.settings,
                 "rewarded": one.reward_name, "reward": asdict(one.reward) if one.reward else None,
                 "base_reward": one.base_reward, "difference": asdict(one.difference) if one.difference else None,
                 "verdict": one.verdict, "kl": one.kl, "best_look": one.best_look, "last_look": one.last_look,
@@ -143,8 +147,10 @@ def as_json(results: Sequence[Result], rankings: Sequence[Ranking], matters: dic
                 "rewarded": ranking.reward_name,
                 "groups": [
                     {
-                        "settings": group.settings, "seeds": group.seeds, "reward": asdict(group.reward), "kl": group.kl,
+                        "settings": group.settings, "seeds": group.seeds, "planned": group.planned,
+                        "reward": asdict(group.reward), "kl": group.kl,
                         "jobs": [result.job.number + 1 for result in group.results],
+                        "ended_early": [result.job.number + 1 for result in group.results if result.ended_early],
                     }
                     for group in ranking.groups
                 ],

@@ -1,6 +1,5 @@
 """Every combination of what is listed: planned and checked before the first job, gone on with after a kill."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,10 @@ from omegaconf import OmegaConf
 
 from llmrl.config import TrainConfig
 from llmrl.errors import UserError
-from llmrl.files import is_locked
 from llmrl.sweeps.conclude import concluding
 from llmrl.sweeps.launch import Launch, held, save_composed
+from llmrl.sweeps.left import is_left
 from llmrl.sweeps.plan import PLAN_FILE, Job, Plan, label, make_jobs, read_plan
-from llmrl.sweeps.results import read_result
 
 
 def run_grid(launch: Launch, words: Sequence[str], most_at_a_time: int | None) -> None:
@@ -40,7 +38,7 @@ def run_grid(launch: Launch, words: Sequence[str], most_at_a_time: int | None) -
         else:
             save_composed(folder, launch.master)
             Plan(sys.argv[1:], jobs).write(folder)
-        todo = [(job, overrides) for job, overrides in zip(jobs, lists, strict=True) if _is_left(folder, job)]
+        todo = [(job, overrides) for job, overrides in zip(jobs, lists, strict=True) if is_left(folder, job)]
         _announce(folder, jobs, len(todo))
         with concluding(launch):
             for start in range(0, len(todo), most_at_a_time or len(todo) or 1):
@@ -65,23 +63,6 @@ def _as_planned(plan: Plan, jobs: Sequence[Job]) -> list[Job]:
                 f"under conf/ or llmrl itself have changed (it began with llmrl {plan.llmrl}); start a new sweep"
             )
     return plan.jobs
-
-
-def _is_left(sweep: Path, job: Job) -> bool:
-    """Whether a job has yet to be run, or gone on with. One that says it is finished and has lost its figures begins anew."""
-    if job.same_as is not None or is_locked(sweep / job.folder):
-        return False
-    result = read_result(sweep, job)
-    if result.status == "finished":
-        return False
-    if result.status == "failed" and result.reason.startswith(("its folder can't be read", "evaluation.json is gone")):
-        _set_aside(sweep / job.folder)
-    return True
-
-
-def _set_aside(folder: Path) -> None:
-    number = len(list(folder.parent.glob(f"damaged-{folder.name}*")))
-    shutil.move(folder, folder.with_name(f"damaged-{folder.name}-{number}"))
 
 
 def _announce(folder: Path, jobs: Sequence[Job], left: int) -> None:

@@ -15,6 +15,7 @@ from llmrl.errors import INTERRUPTED, REFUSED, UserError
 from llmrl.files import is_locked
 from llmrl.sweeps.memory import wait_for_memory
 from llmrl.sweeps.plan import Job, find_job, label
+from llmrl.tracking.run_folder import RunFolder
 
 FAILED = 1
 
@@ -33,6 +34,10 @@ def run_job(
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     job, count = find_job(folder)
+    ours = not is_locked(folder)  # else another process is at this job, and what it leaves is its own
+    if ours:
+        with contextlib.suppress(OSError):
+            (folder / "error.txt").unlink(missing_ok=True)  # of an earlier try
     with _output_of(folder):
         print(f"\njob {job.number + 1} of {count}: {label(job.overrides)}", flush=True)
         try:
@@ -43,7 +48,8 @@ def run_job(
         except Exception as error:
             status = REFUSED if isinstance(error, UserError) else FAILED
             said = explain(error) or f"{type(error).__name__}: {error}"
-            note_failure(folder, error, said)
+            if ours:
+                note_failure(folder, error, said)
             print(f"llmrl train: job {job.number + 1} failed: {said}", file=sys.stderr, flush=True)
     _clear_up()
     _say_end(folder, job, count, status)
@@ -71,12 +77,15 @@ def any_running(sweep: Path, but: Path) -> bool:
 
 
 def note_failure(folder: Path, error: BaseException, said: str) -> None:
-    """error.txt of a job that did not come as far as to write it: the traceback, and what was said as its last line."""
-    path = folder / "error.txt"
-    if path.is_file() and (folder / "run.json").is_file():
+    """Of a job that did not come as far as to say it itself: error.txt, the traceback and what was said as its last line, and
+    run.json where an earlier try has left one."""
+    path, run = folder / "error.txt", RunFolder(folder)
+    if path.is_file():
         return  # the run itself knew more
-    with contextlib.suppress(OSError):  # a full disk: what is on the terminal must do
+    with contextlib.suppress(OSError, UserError):  # a full disk: what is on the terminal must do
         path.write_text("".join(traceback.format_exception(error)) + f"\n{said}\n", encoding="utf-8")
+        if run.exists:
+            run.mark("failed", error=said)
 
 
 def _in_parallel() -> bool:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
@@ -22,6 +24,7 @@ from llmrl.errors import UserError, one_line
 from llmrl.explain import explain
 from llmrl.sweeps.memory import job_bytes, jobs_at_once
 from llmrl.sweeps.plan import Job
+from llmrl.sweeps.results import read_result
 
 PRIMITIVES = "128"
 """oneDNN keeps a kernel for each shape it has seen, 1024 by default: jobs of all lengths would fill that in a sweep."""
@@ -54,9 +57,16 @@ class Launch:
 
     def run(self, jobs: Sequence[tuple[Job, Sequence[str]]], configs: Callable[[Job], TrainConfig]) -> None:
         """Have the launcher run the jobs, all of them or as many as it can: what became of each is in its folder."""
-        if not jobs:
+        if not jobs or self._launched(jobs, configs) or self.at_once == 1:
             return
-        if "n_jobs" in self.master.hydra.launcher:
+        left = [each for each in jobs if read_result(self.folder, each[0]).status in ("missing", "interrupted")]
+        if left:  # with a worker that was killed go all the others
+            print(f"llmrl train: {len(left)} jobs are started once more", file=sys.stderr)
+            self._launched(left, configs)
+
+    def _launched(self, jobs: Sequence[tuple[Job, Sequence[str]]], configs: Callable[[Job], TrainConfig]) -> bool:
+        """Whether the launcher came to its end with these jobs."""
+        if self.at_once > 1:
             self._share_out(len(jobs), max((configs(job) for job, _ in jobs), key=lambda config: job_bytes(config) or 0))
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)
         logging.getLogger("hydra").setLevel(logging.WARNING)  # each job says its own words
@@ -64,15 +74,24 @@ class Launch:
             hydra_context=self.context, task_function=self.task, config=self.master
         )
         try:
-            for part in [[each] for each in jobs] if self.in_process else [jobs]:
-                launcher.launch([self.words(job, overrides) for job, overrides in part], initial_job_idx=part[0][0].number)
+            with every_job_awaited(str(self.master.hydra.launcher._target_)):
+                for part in [[each] for each in jobs] if self.in_process else [jobs]:
+                    launcher.launch([self.words(job, overrides) for job, overrides in part], initial_job_idx=part[0][0].number)
+            return True
         except Exception as error:  # a worker was killed, a cluster refused: the jobs that are left can be gone on with
             print(f"llmrl train: the launcher gave up: {type(error).__name__}: {one_line(error)[:300]}", file=sys.stderr)
+            return False
 
     @property
     def in_process(self) -> bool:
         """Whether jobs run here, one after the other. What a launcher gives back of each is megabytes, and of no use to us."""
         return str(self.master.hydra.launcher._target_).endswith(".BasicLauncher")
+
+    @cached_property
+    def at_once(self) -> int:
+        """Jobs that the launcher was asked to run side by side, before memory was looked at; 1 where it has no such number."""
+        wanted = int(self.master.hydra.launcher.get("n_jobs", 1))
+        return _processors() if wanted < 0 else wanted
 
     def end(self, status: int) -> None:
         """Say how the sweep ended: the exit status."""
@@ -99,12 +118,38 @@ class Launch:
     def _share_out(self, jobs: int, config: TrainConfig) -> None:
         """Processes side by side: no more than fit into memory, and each its part of the processors."""
         launcher = self.master.hydra.launcher
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        wanted = processors if launcher.n_jobs < 0 else int(launcher.n_jobs)
-        at_once = jobs_at_once(min(wanted, jobs), config)
+        at_once = jobs_at_once(min(self.at_once, jobs), config)
         with read_write(self.master), open_dict(launcher):
             launcher.n_jobs = at_once
-        os.environ["OMP_NUM_THREADS"] = str(max(1, processors // at_once))  # the workers are born with it
+        os.environ["OMP_NUM_THREADS"] = str(max(1, _processors() // at_once))  # the workers are born with it
+
+
+@contextmanager
+def every_job_awaited(target: str) -> Iterator[None]:
+    """Hydra asks submitit for one job's result after the other, and would stop at the first that crashed: it gets None."""
+    if "submitit" not in target:
+        yield
+        return
+    from submitit import Job as Submitted  # here, as it is an extra
+
+    results = Submitted.results
+
+    def patient(job: Submitted) -> list[Any]:
+        try:
+            return results(job)
+        except Exception as error:  # killed, or out of memory or time: its folder tells how far it came
+            print(f"llmrl train: job {job.job_id} crashed: {one_line(error)[:300]}", file=sys.stderr)
+            return [None]
+
+    Submitted.results = patient  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Submitted.results = results  # type: ignore[method-assign]
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quoted(value: str) -> str:

@@ -123,7 +123,8 @@ def folder_name(number: int, overrides: Sequence[str]) -> str:
     """A folder for a job: its number, so that no two are alike, and its words as far as a file system takes them."""
     shorter = [re.sub(r"(\d\.\d{5})\d+", r"\1", word) for word in overrides]  # a search's numbers have 17 digits
     words = re.sub(r"[^\w.+-]+", "-", "_".join(shorter)).strip("-")
-    return f"{number:03d}_{words[:100] or 'job'}"
+    cut = words.encode()[:100].decode(errors="ignore")  # a name has at most 255 bytes
+    return f"{number:03d}_{cut or 'job'}"
 
 
 def make_jobs(

@@ -1,5 +1,6 @@
 """Which settings came out first, how sure that is, and whether the first is better than the second by more than seeds."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from llmrl.evaluation.bootstrap import Interval, paired_interval
 from llmrl.sweeps.results import Result
 
 SEED = "seed"
+Key = tuple[tuple[str, Any], ...]
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Group:
     results: list[Result]
     reward: Interval
     kl: float
+    planned: int = 0  # jobs of these settings, those that failed or are left included
     on_frontier: bool = False  # no other group has a higher reward at a lower KL
 
     @property
@@ -46,18 +49,20 @@ class Ranking:
 def rank(results: Sequence[Result]) -> list[Ranking]:
     """One ranking for each reward: figures of different rewards are different units."""
     rankings = []
+    planned = Counter(_key(result) for result in results if result.status != "same")
     counted = [result for result in results if result.counts]
     for name in sorted({result.reward_name for result in counted}):
-        keyed: dict[tuple[tuple[str, Any], ...], list[Result]] = {}
+        keyed: dict[Key, list[Result]] = {}
         for result in counted:
             if result.reward_name == name:
-                settings = {key: value for key, value in result.settings.items() if key != SEED}
-                keyed.setdefault(tuple(sorted(settings.items(), key=lambda item: item[0])), []).append(result)
+                keyed.setdefault(_key(result), []).append(result)
         groups = [
-            Group(dict(key), each, interval_over([one.reward for one in each]), float(np.mean([one.kl for one in each])))  # type: ignore[arg-type,misc]
-            for key, each in keyed.items()
-        ]
-        groups.sort(key=lambda group: -group.reward.mean)
+            Group(
+                dict(key), each, interval_over([one.reward for one in each]), float(np.mean([one.kl for one in each])),  # type: ignore[arg-type,misc]
+                planned[key],
+            ) for key, each in keyed.items()
+        ]  # fmt: skip
+        groups.sort(key=lambda group: (-group.reward.mean, group.kl))
         lowest = np.inf
         for group in groups:
             group.on_frontier, lowest = group.kl < lowest, min(lowest, group.kl)
@@ -66,6 +71,11 @@ def rank(results: Sequence[Result]) -> list[Ranking]:
             ranking.lead, ranking.lead_verdict = lead_of(groups[0], groups[1])
         rankings.append(ranking)
     return rankings
+
+
+def _key(result: Result) -> Key:
+    """What a job's group has in common: its settings but for the seed."""
+    return tuple(sorted((key, value) for key, value in result.settings.items() if key != SEED))
 
 
 def interval_over(rewards: Sequence[Interval]) -> Interval:
@@ -92,13 +102,20 @@ def lead_of(first: Group, second: Group) -> tuple[Interval | None, str]:
         return interval, "more than seeds" if interval.low > 0 else "not more than seeds"
     if len(first.results) > 1 and len(second.results) > 1:
         return _welch(first, second)
+    counts = (len(first.results), len(second.results))
+    each = "one seed each" if counts == (1, 1) else f"{_seeds(counts[0])} against {_seeds(counts[1])}"
+    if counts != (1, 1):
+        return None, f"{each}: more seeds must tell it from luck"
     if not common:
-        return None, "one seed each, and not the same: it can't be told from luck"
+        return None, f"{each}, and not the same: it can't be told from luck"
     one, other = by_seed[0][common[0]].rewards, by_seed[1][common[0]].rewards
     if one is None or other is None or one.shape != other.shape:
-        return None, "one seed each, other prompts: it can't be told from luck"
-    interval = paired_interval(one - other, 0)
-    return interval, "one seed each: more seeds must tell it from luck"
+        return None, f"{each}, other prompts: it can't be told from luck"
+    return paired_interval(one - other, 0), f"{each}: more seeds must tell it from luck"
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def _welch(first: Group, second: Group) -> tuple[Interval, str]:

@@ -36,6 +36,12 @@ class Result:
     last_look: tuple[int, float] | None = None
     steps: int | None = None
     seconds: float | None = None
+    damaged: bool = False  # what it left can't be gone on with
+
+    @property
+    def ended_early(self) -> str:
+        """At which step a run ended that was not to go on, by sweep.prune or a limit of its own; empty for any other."""
+        return f"ended early at step {self.steps}" if self.status == "finished" and self.reason else ""
 
     @property
     def counts(self) -> bool:
@@ -49,7 +55,7 @@ def read_results(folder: Path, plan: Plan) -> list[Result]:
     for job in plan.jobs:
         if job.same_as is not None and job.same_as in found:
             twin = found[job.same_as]
-            found[job.number] = Result(job, twin.folder, "same", f"as job {job.same_as}", settings_of(job.overrides))
+            found[job.number] = Result(job, twin.folder, "same", f"as job {job.same_as + 1}", settings_of(job.overrides))
         else:
             found[job.number] = read_result(folder, job)
     return list(found.values())
@@ -62,7 +68,7 @@ def read_result(sweep: Path, job: Job) -> Result:
     try:
         _fill(result, RunFolder(folder))
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
-        result.status, result.reason = "failed", f"its folder can't be read: {one_line(error)}"
+        result.status, result.reason, result.damaged = "failed", f"its folder can't be read: {one_line(error)}", True
     return result
 
 
@@ -71,6 +77,8 @@ def _fill(result: Result, run: RunFolder) -> None:
         error_file = run.path / "error.txt"
         if error_file.is_file():
             result.status, result.reason = "failed", _last_line(error_file.read_text(encoding="utf-8"))
+        kept = (run.metrics_file, run.samples_file, run.histograms_file, run.checkpoints, run.final, run.evaluation_file)
+        result.damaged = any(path.exists() for path in kept)  # a new run would write on
         return
     record = run.record
     result.status = str(record["status"])
@@ -87,7 +95,7 @@ def _fill(result: Result, run: RunFolder) -> None:
     if run.evaluation_file.is_file():
         _judge(result, json.loads(run.evaluation_file.read_text(encoding="utf-8")), int(settings.evaluation.seed))
     elif result.status == "finished" and settings.evaluation.enabled:
-        result.status, result.reason = "failed", "evaluation.json is gone"
+        result.status, result.reason, result.damaged = "failed", "evaluation.json is gone", True
 
 
 def _judge(result: Result, evaluation: dict[str, Any], seed: int) -> None:

@@ -12,7 +12,8 @@ def rewards_at(run: Path, step: int) -> list[float]:
     own = _reward_of(run)
     found = []
     for path in sorted(run.parent.glob("*/metrics.jsonl")):
-        if path.parent != run and _reward_of(path.parent) == own:
+        damaged = path.parent.name.startswith("damaged-")  # its job began anew in another folder
+        if path.parent != run and not damaged and _reward_of(path.parent) == own:
             found += [row["eval/reward"] for row in _rows(path) if row["step"] == step and "eval/reward" in row]
     return found
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import psutil
 
-from llmrl.config import TrackerConfig, WandbMode
+from llmrl.config import KeepModel, TrackerConfig, WandbMode
 from llmrl.errors import one_line
 from llmrl.tracking.artifacts import log_artifacts
 from llmrl.tracking.run_folder import RunFolder
@@ -27,6 +27,8 @@ from llmrl.tracking.trackers import Histogram, Tracker
 TABLE_ROWS = 8  # of each step
 MOST_ROWS = 2000  # of the whole table
 LAST_STEP = 2**62
+UPLOAD_BYTES_PER_SECOND = 500_000  # of a slow line
+UPLOAD_SECONDS = 86_400.0  # W&B's own limit where a model is uploaded; ours depends on its size
 AWAY_SECONDS = 300.0  # before a server that did not answer is tried again by a later run of this process
 Order = Callable[[Any], None]
 
@@ -117,8 +119,18 @@ class WandbTracker(Tracker):
     def _wandb_settings(self) -> Any:
         return self._wandb.Settings(
             silent=True, console="off", init_timeout=self._config.init_timeout, disable_git=True, login_timeout=1,
-            finish_timeout=self._config.finish_timeout, finish_timeout_raises=False,
+            finish_timeout=UPLOAD_SECONDS if self._uploads else self._config.finish_timeout, finish_timeout_raises=False,
         )  # fmt: skip
+
+    @property
+    def _uploads(self) -> bool:
+        return self._config.model is KeepModel.upload
+
+    def _patience(self) -> float:
+        """Seconds that the server has at the end: more where the final model is uploaded, as large as it is."""
+        files = self._folder.final.rglob("*") if self._uploads else ()
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        return self._config.finish_timeout + size / UPLOAD_BYTES_PER_SECOND
 
     def _complain(self, error: BaseException) -> None:
         if not self._complained:
@@ -186,7 +198,9 @@ class WandbTracker(Tracker):
 
     def _log_table(self, run: Any, step: int) -> None:
         columns = ["step", "prompt", "response", "reward"]
-        run.log({"samples": self._wandb.Table(columns=columns, data=self._table[-MOST_ROWS:]), "train/global_step": step})
+        run.log(
+            {"samples": self._wandb.Table(columns=columns, data=thinned(self._table, MOST_ROWS)), "train/global_step": step}
+        )
 
     def summarise(self, figures: Mapping[str, float | str]) -> None:
         self._summary |= figures
@@ -202,13 +216,14 @@ class WandbTracker(Tracker):
         self._orders.put(None)
         if not self._begun.is_set():
             self._thread.join(self._config.init_timeout)
-        self._thread.join(self._config.finish_timeout)
+        patience = self._patience()
+        self._thread.join(patience)
         if self._thread.is_alive():
-            self._rescue()
+            self._rescue(patience)
         if self._where != self._folder.record.get("wandb_mode"):
             self._folder.add(wandb_mode=self._where)
 
-    def _rescue(self) -> None:
+    def _rescue(self, patience: float) -> None:
         """The server does not take the run: log all of it offline, from the run folder, as nobody knows what it has taken."""
         self._given_up = self._complained = True  # what the thread has yet to say is no news
         WandbTracker._away_until = time.monotonic() + AWAY_SECONDS
@@ -224,12 +239,22 @@ class WandbTracker(Tracker):
             where = f"it is kept offline; to upload it later: wandb sync {self._synced_folder()}"
         except Exception as error:
             where = f"nor could it be kept offline ({one_line(error)[:120]}): its numbers are in {self._folder.metrics_file}"
-        print(f"wandb: the server did not take the run in {self._config.finish_timeout:.0f} s; {where}", file=sys.stderr)
+        print(f"wandb: the server did not take the run in {patience:.0f} s; {where}", file=sys.stderr)
 
     def _last(self, run: Any) -> None:
         if self._table and self._tables & (self._tables - 1):
             self._log_table(run, int(self._table[-1][0]))
         log_artifacts(self._wandb, run, self._folder, self._settings, self._config)
+
+
+def thinned(table: Sequence[list[Any]], most: int) -> list[list[Any]]:
+    """At most `most` rows, or two steps, of a table whose first column is the step: whole steps, evenly, the first and last."""
+    steps = list(dict.fromkeys(row[0] for row in table))
+    wanted = max(2, len(steps) * most // max(len(table), 1))
+    if wanted >= len(steps):
+        return list(table)
+    kept = {steps[place * (len(steps) - 1) // (wanted - 1)] for place in range(wanted)}
+    return [row for row in table if row[0] in kept]
 
 
 def _define(run: Any) -> None:

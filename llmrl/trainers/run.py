@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra.types import RunMode
 from rich.console import Console
 from safetensors import SafetensorError
 
-from llmrl.config import TrainConfig, plain
+from llmrl.config import TrackerKind, TrainConfig, plain
 from llmrl.errors import INTERRUPTED, RunError, UserError
 from llmrl.evaluation.comparison import compare, write_comparison
 from llmrl.evaluation.show import show_comparison
@@ -34,8 +35,11 @@ THREADS = torch.get_num_threads()  # of a run that does not say: a job before it
 PLAIN_WORDS = re.compile(r"[\w ,]+")  # what needs no care in a shell
 
 
-def train(config: TrainConfig) -> int:
-    """Train as `config` says. Returns the exit status: 0, or 130 if it was interrupted. Raises UserError."""
+def train(config: TrainConfig, report: Callable[[RunFolder], None] | None = None) -> int:
+    """Train as `config` says. Returns the exit status: 0, or 130 if it was interrupted. Raises UserError.
+
+    `report` writes a finished run's page, which Weights & Biases is given.
+    """
     console = Console(highlight=False, soft_wrap=True)
     place = find_place(config)
     run, config = place.run, place.config
@@ -74,7 +78,7 @@ def train(config: TrainConfig) -> int:
     bench = Workbench(
         config, run, tracker, language_model, reference, config.reward, prompts, settings=plain(config), resumes=place.resumes
     )
-    return _carried_through(bench, console)
+    return _carried_through(bench, console, report if config.tracker.kind is TrackerKind.wandb else None)
 
 
 def _load(config: TrainConfig) -> tuple[LanguageModel, str]:
@@ -151,7 +155,7 @@ def _start_tracker(config: TrainConfig, run: RunFolder) -> Tracker:
         raise
 
 
-def _carried_through(bench: Workbench, console: Console) -> int:
+def _carried_through(bench: Workbench, console: Console, report: Callable[[RunFolder], None] | None) -> int:
     """Train, save and compare; whatever happens, run.json says how it ended and the tracker is closed."""
     exit_code = 1
     try:
@@ -162,6 +166,8 @@ def _carried_through(bench: Workbench, console: Console) -> int:
         stopped = {"stopped": outcome.stopped} if outcome.stopped else {}
         bench.run.mark(outcome.status, steps=outcome.steps, episodes=outcome.episodes, **stopped)
         exit_code = 0 if outcome.status == "finished" else INTERRUPTED
+        if report and bench.run.evaluation_file.is_file():
+            _write(report, bench.run)
         _say_goodbye(bench, outcome, console)
         return exit_code
     except KeyboardInterrupt:
@@ -178,6 +184,13 @@ def _carried_through(bench: Workbench, console: Console) -> int:
     finally:
         _close(bench.tracker, exit_code)
         bench.run.unlock()
+
+
+def _write(report: Callable[[RunFolder], None], run: RunFolder) -> None:
+    try:
+        report(run)
+    except (OSError, ValueError, UserError) as error:  # the run is done without a page
+        print(f"llmrl: report.html could not be written: {error}", file=sys.stderr)
 
 
 def _save_final(bench: Workbench) -> None:

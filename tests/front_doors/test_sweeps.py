@@ -62,7 +62,7 @@ def test_a_failure_is_told_and_counted_and_the_others_go_on(command: Command, tm
     shown = command("sweep", "show", "sweep")
     assert shown.returncode == 1
     assert "python -m llmrl.train experiment=debug" in shown.stdout
-    assert "++reward.python.parameters.boost=0.5\n" in shown.stdout
+    assert "++reward.python.parameters.boost=0.5" in shown.stdout
 
     before = {folder.name: (folder / "run.json").stat().st_mtime_ns for folder in sweep.glob("00[02]_*")}
     (tmp_path / "mine.py").write_text(PICKY.replace("== 13", "== 14"), encoding="utf-8")

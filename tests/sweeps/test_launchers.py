@@ -8,13 +8,18 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from llmrl.errors import UserError
+from llmrl.sweeps.launch import every_job_awaited
+from llmrl.sweeps.plan import Job
 from tests.conftest import Command, refused
+from tests.sweeps.conftest import StubLaunch, leave_run
 
 SMALL = ("-m", "experiment=debug", "hydra.sweep.dir=sweep", "evaluation.examples=0")
 
@@ -109,6 +114,61 @@ def test_more_jobs_than_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     rounds = iter([True, True, False])
     memory.wait_for_memory(config, lambda: next(rounds))  # until no other job is left
     assert "waiting until" in capsys.readouterr().out
+
+
+def test_as_many_jobs_at_once_as_were_asked_for_in_every_batch(monkeypatch: pytest.MonkeyPatch, launch: StubLaunch) -> None:
+    """One job, then four, then four with memory for one, then four."""
+    from llmrl.sweeps import launch as room
+    from tests.test_config import composed
+
+    launch.master.hydra.launcher.n_jobs = 4
+    fits = iter([4, 4, 1, 4])
+    monkeypatch.setattr(room, "jobs_at_once", lambda wanted, config: min(wanted, next(fits)))
+    monkeypatch.setattr(room.os, "environ", {})
+    asked = []
+    for jobs in (1, 4, 4, 4):
+        launch._share_out(jobs, composed("train"))
+        asked.append(launch.master.hydra.launcher.n_jobs)
+    assert asked == [1, 4, 1, 4]
+    assert launch.at_once == 4
+
+
+def test_what_a_killed_worker_took_along_is_started_once_more(monkeypatch: pytest.MonkeyPatch, launch: StubLaunch) -> None:
+    from llmrl.sweeps.launch import Launch
+
+    jobs = [(Job(number, (), f"00{number}", str(number)), [f"seed={number}"]) for number in range(3)]
+    launch.master.hydra.launcher.n_jobs = 2
+    launched: list[list[int]] = []
+
+    def gives_up(self: Launch, jobs: Sequence[tuple[Job, Sequence[str]]], configs: object) -> bool:
+        launched.append([job.number for job, _ in jobs])
+        leave_run(launch.folder / "000", launch.compose([]), 0.5)
+        leave_run(launch.folder / "001", launch.compose([]), 0.5, status="running")  # killed
+        return False
+
+    monkeypatch.setattr(Launch, "_launched", gives_up)
+    Launch.run(launch, jobs, lambda job: launch.compose([]))
+    assert launched == [[0, 1, 2], [1, 2]]
+
+
+def test_the_end_of_every_job_of_submitit_is_awaited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first was killed, which its results say; what Hydra does with them."""
+    submitit = pytest.importorskip("submitit")
+
+    def results(job: Any) -> list[str]:
+        if job.job_id == "0":
+            raise submitit.core.utils.UncompletedJobError("out of memory")
+        return ["done"]
+
+    monkeypatch.setattr(submitit.Job, "results", results)
+    jobs = [submitit.LocalJob(tmp_path, str(number)) for number in range(3)]
+    with every_job_awaited("hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"):
+        assert [job.results()[0] for job in jobs] == [None, "done", "done"]
+    assert "job 0 crashed: out of memory" in capsys.readouterr().err
+    with pytest.raises(submitit.core.utils.UncompletedJobError):
+        jobs[0].results()
 
 
 def test_a_launcher_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_what_is_the_same_everywhere_names_no_folder() -> None:
 def test_names_are_fit_for_a_file_system() -> None:
     assert folder_name(7, ["model.name_or_path=/a/b c", "reward=[x,y]"]) == "007_model.name_or_path-a-b-c_reward-x-y"
     assert len(folder_name(7, ["x" * 500])) < 120
+    assert len(folder_name(7, ["prompts.path=" + "文" * 200]).encode()) < 120
 
 
 def test_values_are_numbers_where_they_can_be() -> None:

@@ -1,12 +1,15 @@
 """Who is first, and how sure that is: numbers worked out by hand or by SciPy's own test."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from llmrl.sweeps.conclude import as_json, write_csv
 from llmrl.sweeps.importance import importance
 from llmrl.sweeps.ranking import rank, student
-from llmrl.sweeps.words import sayings
+from llmrl.sweeps.words import row, sayings
 from tests.sweeps.conftest import Maker
 
 
@@ -47,6 +50,8 @@ def test_one_seed_can_not_tell_from_luck(made: Maker) -> None:
     assert ranking.lead.mean == pytest.approx(0.4)
     (ranking,) = rank([made("a=1 seed=1", 0.5), made("a=2 seed=2", 0.9)])
     assert ranking.lead is None
+    (ranking,) = rank([made("a=1 seed=1", 0.5), *(made(f"a=2 seed={seed}", 0.9) for seed in (1, 2, 3))])
+    assert (ranking.lead, ranking.lead_verdict) == (None, "3 seeds against one seed: more seeds must tell it from luck")
 
 
 def test_seeds_that_are_not_the_same_are_not_paired(made: Maker) -> None:
@@ -66,6 +71,27 @@ def test_rewards_that_differ_are_not_ranked_together(made: Maker) -> None:
 def test_the_frontier_is_what_nothing_beats_in_reward_and_kl(made: Maker) -> None:
     (ranking,) = rank([made("a=1", 0.9, kl=5.0), made("a=2", 0.8, kl=6.0), made("a=3", 0.7, kl=2.0), made("a=4", 0.6, kl=2.0)])
     assert [group.on_frontier for group in ranking.groups] == [True, False, True, False]
+    (ranking,) = rank([made("a=1", 0.9, kl=5.0), made("a=2", 0.9, kl=2.0)])
+    assert [(group.settings["a"], group.on_frontier) for group in ranking.groups] == [(2.0, True), (1.0, False)]
+
+
+def test_what_ended_early_or_has_fewer_seeds_is_said(made: Maker, tmp_path: Path) -> None:
+    results = [made(f"a=1 seed={seed}", 0.5 + seed / 10) for seed in (1, 2, 3)] + [made("a=2 seed=1234567", 0.4)]
+    results[0].reason = "below the median (sweep.prune)"
+    results[2].status, results[2].reward = "failed", None
+    (ranking,) = rank(results)
+    first, second = (row(place, group) for place, group in enumerate(ranking.groups, 1))
+    assert (first[2], second[2]) == ("2 of 3", "1")
+    assert first[4].endswith("(seeds)")
+    assert second[4].endswith("(prompts)")
+    assert first[-1] == "2 improved, 1 ended early at step 2"
+    told = as_json(results, [ranking], {ranking.reward_name: None})
+    assert [job["ended_early"] for job in told["jobs"]] == [True, False, False, False]
+    groups = [(group["jobs"], group["planned"], group["ended_early"]) for group in told["rankings"][0]["groups"]]
+    assert groups == [([1, 2], 3, [1]), ([4], 1, [])]
+    assert any("a seed that failed" in line for line in sayings(ranking, None))
+    write_csv(tmp_path / "ranking.csv", results, [ranking])
+    assert ",1234567," in (tmp_path / "ranking.csv").read_text(encoding="utf-8")
 
 
 def test_what_matters_is_found(made: Maker) -> None:

@@ -20,11 +20,12 @@ def space(*words: str):
 def test_hydras_sweeps_are_optunas_distributions() -> None:
     found = space(
         "ppo.lr=tag(log,interval(1e-5,1e-3))", "reward=a,b", "ppo.epochs=range(1,5)", "ppo.clip_range=interval(0.1,0.4)",
-        "trainer.steps=2",
+        "trainer.steps=2", "ppo.gamma=range(0.,1.,.25)",
     )  # fmt: skip
     assert found.distributions == {
         "ppo.lr": FloatDistribution(1e-5, 1e-3, log=True), "reward": CategoricalDistribution(["a", "b"]),
         "ppo.epochs": IntDistribution(1, 4), "ppo.clip_range": FloatDistribution(0.1, 0.4),
+        "ppo.gamma": FloatDistribution(0.0, 0.75, step=0.25),
     }  # fmt: skip
     assert found.fixed == ["trainer.steps=2"]
 

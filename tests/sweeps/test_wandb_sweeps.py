@@ -34,7 +34,11 @@ def test_the_words_of_an_agent_are_a_config(path: Path) -> None:
             known = given.get("values") or ([given["value"]] if "value" in given else [given["min"], given["max"]])
             args[name] = {"value": known[end]}
         words = create_sweep_command_args({"args": args})["args_no_hyphens"]
-        assert composed("train", *words).seed == args["seed"]["value"]
+        config = composed("train", *words)
+        assert config.seed == args["seed"]["value"]
+        if early := sweep.get("early_terminate"):  # hyperband counts how often the metric was logged
+            looks = 1 + config.trainer.steps // config.trainer.eval_every
+            assert (sweep["metric"]["name"], early["min_iter"] * early["eta"] <= looks) == ("eval/reward", True)
 
 
 def test_none_of_an_agent_is_null(monkeypatch: pytest.MonkeyPatch) -> None:

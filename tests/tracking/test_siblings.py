@@ -24,6 +24,7 @@ def test_below_the_median_of_enough_others(tmp_path: Path) -> None:
     for number, value in enumerate((0.1, 0.5, 0.9)):
         job(tmp_path, str(number), {5: value, 10: value})
     job(tmp_path, "other reward", {5: 9.0}, weight=2.0)
+    job(tmp_path, "damaged-0-0", {5: 0.1})
     (tmp_path / "empty").mkdir()
     assert rewards_at(own, 5) == [0.1, 0.5, 0.9]
     assert behind(own, 5, 0.4, least=3).startswith("the held-out reward of 0.400 after step 5 is below 0.500, the median of 3")
@@ -57,3 +58,19 @@ def test_a_bad_job_ends_early(command: Command, tmp_path: Path) -> None:
     assert [record["steps"] for record in records] == [4, 4, 2]
     assert "below 1.000, the median of 2 other jobs (sweep.prune)" in records[2]["stopped"]
     assert "set trainer.eval_every" in refused(command("train", "experiment=debug", "sweep.prune=true"))
+
+
+def test_a_run_of_its_own_is_not_judged_by_what_lies_beside_it(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(sample):\n    return 0.0\n", encoding="utf-8")
+    words = (
+        "experiment=debug", "evaluation.enabled=false", "reward=python", "reward.python.function=mine.py:f", "trainer.steps=3",
+        "trainer.eval_every=1", "sweep.prune=true", "sweep.prune_after=1", "sweep.prune_least=1",
+    )  # fmt: skip
+    assert command("train", *words, "hydra.run.dir=outputs/first").returncode == 0
+    better = (tmp_path / "outputs" / "first" / "metrics.jsonl").read_text(encoding="utf-8").replace(
+        '"eval/reward": 0.0', '"eval/reward": 1.0'
+    )  # fmt: skip
+    (tmp_path / "outputs" / "first" / "metrics.jsonl").write_text(better, encoding="utf-8")
+    assert command("train", *words, "hydra.run.dir=outputs/second").returncode == 0
+    record = json.loads((tmp_path / "outputs" / "second" / "run.json").read_text(encoding="utf-8"))
+    assert (record["steps"], record.get("stopped")) == (3, None)

@@ -5,12 +5,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmrl.tracking.wandb_tracker import logged_offline, silent_about_wandb
+from llmrl.tracking.wandb_tracker import logged_offline, silent_about_wandb, thinned
 from tests.conftest import Command
 from tests.tracking.wandb_server import Server
 
@@ -102,6 +103,7 @@ def test_three_jobs_are_three_runs_with_the_right_values(command: Command, tmp_p
     assert ["too much" in each["text"] for each in alerts if each["runName"] == jobs[2]["wandb_id"]] == [True]
     made = {call["variables"]["artifactTypeName"] for call in calls if call["call"] == "CreateArtifact"}
     assert {"model", "report", "prompts"} <= made
+    assert [(folder / "report.html").is_file() for folder in sorted(sweep.glob("0*"))] == [True, True, False]
     assert [call for call in calls if call["call"] == "UseArtifact"]
     names = {
         each["alias"] for call in calls if call["call"] == "CreateArtifact" and call["variables"]["artifactTypeName"] == "model"
@@ -135,6 +137,17 @@ def test_training_goes_on_whatever_the_server_does(
     assert record["wandb_mode"] == "offline"
     steps = {step for path in logs for kind, step in logged_offline(path) if kind == "metrics"}
     assert steps == {1, 2}
+
+
+def test_a_long_table_keeps_whole_steps_from_the_first_to_the_last() -> None:
+    table = [[step, "prompt", "response", 0.5] for step in range(1000) for _ in range(8)]
+    kept = thinned(table, 2000)
+    steps = sorted({row[0] for row in kept})
+    assert len(kept) == 2000
+    assert (len(steps), steps[0], steps[-1]) == (250, 0, 999)
+    assert max(after - before for before, after in pairwise(steps)) <= 5
+    assert thinned(table[:16], 2000) == table[:16]
+    assert thinned([], 2000) == []
 
 
 def test_threads_of_a_run_that_was_given_up_say_nothing(
