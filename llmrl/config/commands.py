@@ -178,6 +178,7 @@ class AppConfig:
     max_new_tokens: int = 256  # tokens of a response
     max_samples: int = 256  # at least 64: responses of each model that an average is taken over
     max_upload_mb: int = 20  # files that are uploaded together
+    max_uploads_mb: int = 2000  # everything that was ever uploaded, with its indexes
     max_waiting: int = 32  # requests of all visitors that may wait
     requests_per_minute: int = 60  # of each visitor
     threads: int = 0  # processor threads; 0: leave it to torch
@@ -186,7 +187,7 @@ class AppConfig:
         between("port", self.port, 1, 65535)
         at_least("threads", self.threads, 0)
         for name in (
-            "max_characters", "max_prompts", "max_new_tokens", "max_samples", "max_upload_mb", "max_waiting",
+            "max_characters", "max_prompts", "max_new_tokens", "max_samples", "max_upload_mb", "max_uploads_mb", "max_waiting",
             "requests_per_minute",
         ):  # fmt: skip
             at_least(name, getattr(self, name), 64 if name == "max_samples" else 1)

@@ -23,12 +23,22 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}")
 
 
 def index_folder(places: Places, name: str) -> Path:
-    """Where an index of that name is made. Raises UserError for a name that is none."""
+    """Where an index of that name is made. Raises UserError for a name that is none, or is taken, perhaps by another."""
     if not NAME.fullmatch(name) or ".." in name:
         raise UserError(
             f"{name[:80]!r} can't name an index: letters, digits, spaces, - and _, at most 60, a letter or digit first"
         )
-    return places.inside(f"{FOLDER}/{name.strip()}")
+    folder = places.inside(f"{FOLDER}/{name.strip()}")
+    if folder.exists():
+        raise UserError(f"there is an index {name!r} already: choose another name")
+    return folder
+
+
+def refuse_if_full(places: Places, most_mb: float) -> None:
+    """Raises UserError where everything that was uploaded, indexes included, has more than that."""
+    used = sum(path.stat().st_size for path in (places.outputs / FOLDER).rglob("*") if path.is_file())
+    if used > most_mb * 1e6:
+        raise UserError(f"{used / 1e6:.0f} MB were uploaded here, and {most_mb:g} are the most: remove some of {FOLDER}/ first")
 
 
 def keep_files(folder: Path, files: Sequence[tuple[str, bytes]], most_mb: float) -> list[str]:

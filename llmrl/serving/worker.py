@@ -60,7 +60,7 @@ class Tell:
         self._worker.carry_out_next(self._job)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     work: Callable[[Tell], Any]
     events: SimpleQueue[Any] = field(default_factory=SimpleQueue)

@@ -192,8 +192,9 @@ def _make(name: str, files: list[tuple[str, bytes]]) -> None:
         bar.progress(min(1.0, done / max(total, 1)), f"{what}: {done} of {total}")
 
     def work(tell: Tell) -> Any:
-        from llmrl.serving.uploads import index_folder, keep_files, make_index
+        from llmrl.serving.uploads import index_folder, keep_files, make_index, refuse_if_full
 
+        refuse_if_full(house().places, house().config.max_uploads_mb)
         folder = index_folder(house().places, name)
         keep_files(folder / "docs", files, house().config.max_upload_mb)
         return make_index(folder / "docs", folder / "index", tell)

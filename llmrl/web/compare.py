@@ -80,7 +80,8 @@ def _models(runs: Sequence[Run]) -> tuple[str, list[Run]]:
     base = left.selectbox("Base", bases, format_func=model_name, help="What every run beside it was trained from.")
     fitting = {run.name: run for run in runs if run.model == base}
     if not fitting:
-        right.caption(f"No run started from {model_name(base)} yet: python -m llmrl.train model.name_or_path={base}")
+        with right:
+            empty(f"No run started from {model_name(base)} yet.", command=f"python -m llmrl.train model.name_or_path={base}")
     names = right.multiselect(
         "Trained from it", list(fitting), default=list(fitting)[:1], max_selections=3, placeholder="choose one run or more",
         key=f"runs of {base}",

@@ -233,7 +233,7 @@ def render(found: dict[str, Any]) -> str:
         lines += [
             f"**{one['jobs']} jobs of two steps in one process**, bf16: {one['folders']} folders, {one['seconds']:.0f} s. Beside its "
             f"sampling, learning and evaluation a job costs **{one['overhead_s']:.2f} s** (median; slowest "
-            f"{one['slowest_overhead_s']:.2f}; bar 0.7): composing, copying the model, saving it. From the command to the first "
+            f"{one['slowest_overhead_s']:.2f}; bar 0.7): copying the model, saving it; composing and checking it came before the first began (see below), which with it is above the bar in bf16. From the command to the first "
             f"job's model being ready {one['first_starts_s']:.1f} s, of which {one['plan_s']:.1f} compose and check all "
             f"{one['jobs']} configs; from a later job's first word to its model being ready **{one['others_start_s']:.2f} s** "
             f"(bar: a third). Memory at the end of the third job {one['third_bytes'] / 1e9:.2f} GB, of the last "
@@ -282,6 +282,11 @@ def hang_and_page(found: dict[str, Any]) -> list[str]:
         for name, title in (("none", "no tracker"), ("never_answers", "never answers"), ("stops_answering", "stops answering")):
             steps = median(one[name]["steps_s"])
             lines.append(f"| {title} | {steps:.1f} | {steps / base - 1:+.1%} | {median(one[name]['whole_s']):.1f} |")
+        rounds = sorted(one["none"]["steps_s"])
+        lines += [
+            "",
+            f"Rounds without a tracker took {rounds[0]:.1f} to {rounds[-1]:.1f} s, so a difference of a few percent is not told from none.",
+        ]
         waited = median(one["stops_answering"]["whole_s"]) - median(one["none"]["whole_s"])
         lines += ["", f"The bar is 2 % of training. At the end a run waits once, here {waited:.0f} s in all (`tracker.finish_timeout` sets it), for a "
                   "server that began to answer; then it keeps everything offline and says how to upload it.", ""]  # fmt: skip

@@ -10,7 +10,7 @@ from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError
 from llmrl.retrieval.search import Searcher
 from llmrl.serving.places import Places
-from llmrl.serving.uploads import index_folder, keep_files, make_index, safe_name
+from llmrl.serving.uploads import index_folder, keep_files, make_index, refuse_if_full, safe_name
 
 
 def test_names_lose_their_paths() -> None:
@@ -29,6 +29,18 @@ def test_an_index_can_not_be_made_elsewhere(tmp_path: Path) -> None:
     for name in ("..", "../x", "a/b", "", " ", "a" * 61, "-x", "a..b", "\n"):
         with pytest.raises(UserError, match="can't name an index"):
             index_folder(places, name)
+
+
+def test_a_name_that_is_taken_and_a_full_disk_are_refused(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    refuse_if_full(places, 1)
+    keep_files(index_folder(places, "mine") / "docs", [("a.txt", b"x" * 900_000)], 1)
+    with pytest.raises(UserError, match="an index 'mine' already"):
+        index_folder(places, "mine")
+    refuse_if_full(places, 1)
+    keep_files(index_folder(places, "more") / "docs", [("a.txt", b"x" * 900_000)], 1)
+    with pytest.raises(UserError, match="2 MB were uploaded here, and 1 are the most"):
+        refuse_if_full(places, 1)
 
 
 def test_nothing_is_written_where_one_file_is_refused(tmp_path: Path) -> None:
