@@ -51,9 +51,16 @@ class House:
     def warm_up(self) -> None:
         """Load what the first visitor will want, once, when he has the first page before him."""
         if self._warm.acquire(blocking=False):
-            timer = threading.Timer(DRAWN_SECONDS, self.worker.result, args=(self._load,))
+            timer = threading.Timer(DRAWN_SECONDS, self._warmed_up)
             timer.daemon = True
             timer.start()
+
+    def _warmed_up(self) -> None:
+        try:
+            self.worker.result(self._load)
+        except Exception as error:  # the first visitor who asks meets it, too, and is told
+            if threading.main_thread().is_alive():  # else the server was stopped, and nothing can be loaded any more
+                print(f"llmrl app: the models were not loaded: {type(error).__name__}: {error}", file=sys.stderr)
 
     def _load(self, tell: Tell) -> None:
         from llmrl.serving import answers  # noqa: F401
