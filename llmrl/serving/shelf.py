@@ -33,6 +33,7 @@ class Shelf:
         """`free` says how many bytes are free, `most` how many things are kept at most."""
         self._free, self._most = free, most
         self._things: OrderedDict[tuple[object, ...], object] = OrderedDict()
+        self._hashes: dict[tuple[object, ...], str] = {}
 
     def __len__(self) -> int:
         return len(self._things)
@@ -44,8 +45,10 @@ class Shelf:
 
     def sha256(self, config: ModelConfig) -> str:
         """Of the model's weights, as a run's record has it. Raises UserError."""
-        language_model = self.language_model(config)
-        return self._taken(("sha256", id(language_model), *state_of(config)), lambda: fingerprint(language_model.model), 0, "")
+        state = state_of(config)
+        if state not in self._hashes:
+            self._hashes[state] = fingerprint(self.language_model(config).model)
+        return self._hashes[state]
 
     def searcher(self, config: RetrieverConfig) -> Searcher:
         """As `Searcher(config)`, anew where the index was ingested into since. Raises UserError."""

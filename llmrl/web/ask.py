@@ -12,7 +12,7 @@ from llmrl.errors import UserError
 from llmrl.serving.limits import checked_text
 from llmrl.serving.places import SMOLLM2, TINY
 from llmrl.serving.worker import Tell
-from llmrl.web.house import DEMO, house
+from llmrl.web.house import DEMO, house, pace
 from llmrl.web.parts import carried_out, empty, model_name, note, said
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _settings(index: str, base: str) -> AskConfig:
 
 def _answer(question: str, index: str, base: str, run: tuple[str, str] | None) -> None:
     try:
+        pace().step()
         question = checked_text(question, house().config.max_characters, "question")
     except UserError as error:
         note(str(error), "error")
@@ -185,6 +186,11 @@ def _upload() -> None:
 
 
 def _make(name: str, files: list[tuple[str, bytes]]) -> None:
+    try:
+        pace().step()
+    except UserError as error:
+        note(str(error), "error")
+        return
     bar = st.progress(0.0, "reading")
 
     def told(event: Any) -> None:

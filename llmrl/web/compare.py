@@ -13,14 +13,15 @@ from llmrl.rewards import Reward
 from llmrl.serving.limits import checked_lines, checked_text
 from llmrl.serving.places import Run
 from llmrl.serving.worker import Tell
-from llmrl.web.house import house
+from llmrl.web.house import house, pace
 from llmrl.web.parts import carried_out, chips, empty, model_name, note, rows, said
 
 if TYPE_CHECKING:
     from llmrl.evaluation.comparison import Comparison
     from llmrl.serving.answers import Response
 
-BASE = "base"
+BASE = ""
+"""The base's place among runs, which have names."""
 OWN = "python"  # a reward that runs a file; it is offered where a run was trained with it
 SAMPLES = (64, 128, 256)
 """An average is taken over so many responses of each; fewer say nothing."""
@@ -159,6 +160,7 @@ def _asked(
 ) -> Asked | None:
     config = house().config
     try:
+        pace().step()
         checked_text(text, config.max_characters * config.max_prompts, "prompt")
         prompts = checked_lines(text, config, "prompt")
     except UserError as error:
@@ -254,6 +256,9 @@ def _average(asked: Asked) -> None:
     if not asked.runs or not asked.rewards:
         note("an average compares: choose a run beside the base, and a reward", "warning")
         return
+    if asked.greedy:
+        note("an average is over samples: the likeliest token always would be the same response again and again", "warning")
+        return
     samples = int(st.session_state.get("samples", SAMPLES[0]))
     models = asked.models()
     for run in asked.runs:
@@ -268,7 +273,7 @@ def _average(asked: Asked) -> None:
             from llmrl.serving.answers import Arm, average
 
             return average(
-                house().shelf, Arm(BASE, models[BASE]), Arm(run.name, models[run.name]), asked.prompts, asked.rollout,
+                house().shelf, Arm("base", models[BASE]), Arm(run.name, models[run.name]), asked.prompts, asked.rollout,
                 asked.seed, asked.rewards, samples, tell,
             )  # fmt: skip
 

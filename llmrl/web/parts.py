@@ -11,7 +11,7 @@ import streamlit as st
 from llmrl.errors import RunError, UserError, one_line
 from llmrl.serving.places import SMOLLM2, TINY
 from llmrl.serving.worker import Done, Tell, Told, Waiting
-from llmrl.web.house import house, pace
+from llmrl.web.house import house
 
 T = TypeVar("T")
 DRAW_SECONDS = 0.1
@@ -74,7 +74,6 @@ def carried_out(
     Whatever the visitor does meanwhile ends it: Streamlit stops this script at its next word, and so the stream is closed.
     """
     try:
-        pace().step()
         drawn = 0.0
         with closing(house().worker.stream(work)) as events:
             for event in events:

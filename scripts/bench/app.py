@@ -3,8 +3,8 @@
     python scripts/bench/app.py        # docs/results/app.{json,md} and the pictures docs/app/*.png; about three minutes
 
 First page: from the command until its button can be pressed, medians of five. First token: from the click until the first word of a
-response stands on the page, with the model loaded. Visitors: twenty browser contexts with a prompt and a seed of their own, five at a
-time, each asks three times; every answer is held against what the library says to that prompt with that seed.
+response stands on the page, with the model loaded. Visitors: twenty browser contexts with prompts of their own, five at a
+time, each asks three times; every answer is held against what the library says to that prompt.
 """
 
 import json

@@ -49,6 +49,7 @@ def test_no_more_than_so_many_are_kept(twin: ModelConfig) -> None:
     shelf = Shelf(most=1)
     first = shelf.language_model(TINY)
     shelf.language_model(twin)
+    assert shelf.sha256(twin) == shelf.sha256(TINY)
     assert len(shelf) == 1
     assert shelf.language_model(TINY) is not first
 
