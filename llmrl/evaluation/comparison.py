@@ -78,7 +78,7 @@ def compare(
 ) -> Comparison:
     """Sample at least `config.samples` responses of each model, the same number to each prompt, and compare them in pairs.
 
-    `on_batch` is told how many more were sampled; what it raises ends the comparison.
+    `on_batch` is told how many more were sampled, 0 while they are scored; what it raises ends the comparison.
     """
     each = math.ceil(config.samples / len(prompts))
     chosen = list(prompts)[: math.ceil(config.samples / each)]
@@ -96,8 +96,8 @@ def compare(
         name: paired_interval(np.subtract(values, scored["base"].components[name]).reshape(shape), config.seed)
         for name, values in scored["trained"].components.items()
     }
-    base_texts, _ = _describe(base_rollouts, base, None, rollout)
-    trained_texts, kl = _describe(trained_rollouts, base, trained, rollout)
+    base_texts, _ = _describe(base_rollouts, base, None, rollout, on_batch)
+    trained_texts, kl = _describe(trained_rollouts, base, trained, rollout, on_batch)
     answers = {
         name: [
             Answer(text, scored[name].total[i], {key: values[i] for key, values in scored[name].components.items()})
@@ -127,8 +127,9 @@ def _sample(
 
 
 def _describe(
-    rollouts: Sequence[Rollout], base: LanguageModel, trained: LanguageModel | None, config: RolloutConfig
-) -> tuple[Texts, float]:
+    rollouts: Sequence[Rollout], base: LanguageModel, trained: LanguageModel | None, config: RolloutConfig,
+    on_batch: Callable[[int], None],
+) -> tuple[Texts, float]:  # fmt: skip
     """(text metrics, KL of `trained` to base in nats per response; 0 for the base itself)."""
     samples = [one for rollout in rollouts for one in rollout.samples(config.max_new_tokens)]
     words = [words_of(one.response) for one in samples]
@@ -136,6 +137,7 @@ def _describe(
     perplexities, kls = [], [0.0]
     sampled_from = Distribution.of(base, config)
     for rollout in rollouts:
+        on_batch(0)
         under_base = response_logprobs(base, rollout, Distribution())
         lengths = rollout.response_mask.sum(-1)
         perplexities += (-under_base.sum(-1) / lengths).exp().tolist()

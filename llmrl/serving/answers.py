@@ -2,12 +2,11 @@
 answered with and without sources."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 
-from llmrl.config import AskConfig, EvaluationConfig, ModelConfig, RolloutConfig, TrainConfig, read_train_config
+from llmrl.config import AskConfig, EvaluationConfig, ModelConfig, RolloutConfig
 from llmrl.errors import RunError, UserError
 from llmrl.evaluation.comparison import Comparison, compare
 from llmrl.models.load import LanguageModel
@@ -17,45 +16,12 @@ from llmrl.rewards import Reward, Sample, score
 from llmrl.rollout.ask import Answer, Asker
 from llmrl.rollout.sampler import sample
 from llmrl.rollout.stream import as_it_comes
+from llmrl.serving.response import Arm, Piece, Response
 from llmrl.serving.shelf import Shelf
 from llmrl.serving.worker import Tell
 
 BATCH = 16
 """Responses sampled at once for an average; other visitors have their turn in between."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Text that has just been said."""
-
-    at: str  # which of the answers side by side
-    text: str
-
-
-@dataclass
-class Response:
-    """What a model said to a prompt, and what that is worth."""
-
-    prompt: str
-    text: str
-    tokens: int
-    finished: bool  # it ended by itself
-    components: dict[str, float] = field(default_factory=dict)
-    total: float | None = None  # the weighted sum
-    trouble: str = ""  # why a reward could not be worked out
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One of the models side by side."""
-
-    name: str
-    model: ModelConfig
-
-
-def run_config(run: Path) -> TrainConfig:
-    """What a run was trained with. Raises UserError."""
-    return read_train_config(run / "config.yaml")
 
 
 def respond(
@@ -83,7 +49,7 @@ def scored(one: Sample, rewards: Mapping[str, Reward]) -> Response:
         try:
             scores = score(rewards, [one])
             made.components = {name: values[0] for name, values in scores.components.items()}
-            made.total = scores.total[0]
+            made.weights, made.total = scores.weights, scores.total[0]
         except (UserError, RunError) as error:
             made.trouble = str(error)
     return made

@@ -26,10 +26,20 @@ RESERVE = 0.1
 T = TypeVar("T")
 
 
+def free_bytes(limits: Path = Path("/sys/fs/cgroup")) -> float:
+    """Of the machine's memory, or of what a container may have of it (cgroup v2), whichever is less."""
+    free = psutil.virtual_memory().available
+    try:
+        most, used = ((limits / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        return free if most == "max" else min(free, int(most) - int(used))
+    except (OSError, ValueError):  # no such limits here
+        return free
+
+
 class Shelf:
     """What was used last is dropped last."""
 
-    def __init__(self, free: Callable[[], float] = lambda: psutil.virtual_memory().available, most: int = 8) -> None:
+    def __init__(self, free: Callable[[], float] = free_bytes, most: int = 8) -> None:
         """`free` says how many bytes are free, `most` how many things are kept at most."""
         self._free, self._most = free, most
         self._things: OrderedDict[tuple[object, ...], object] = OrderedDict()

@@ -1,6 +1,7 @@
 """Files that a visitor brings, made into an index of their own."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,31 +35,33 @@ def index_folder(places: Places, name: str) -> Path:
     return folder
 
 
-def refuse_if_full(places: Places, most_mb: float) -> None:
-    """Raises UserError where everything that was uploaded, indexes included, has more than that."""
-    used = sum(path.stat().st_size for path in (places.outputs / FOLDER).rglob("*") if path.is_file())
+def refuse_if_full(places: Places, coming: int, most_mb: float) -> None:
+    """Raises UserError where everything that was uploaded, indexes included, has more than that with `coming` bytes."""
+    used = coming + sum(path.stat().st_size for path in (places.outputs / FOLDER).rglob("*") if path.is_file())
     if used > most_mb * 1e6:
-        raise UserError(f"{used / 1e6:.0f} MB were uploaded here, and {most_mb:g} are the most: remove some of {FOLDER}/ first")
+        raise UserError(
+            f"{used / 1e6:.0f} MB would be uploaded here, and {most_mb:g} are the most: remove some of {FOLDER}/ first"
+        )
 
 
-def keep_files(folder: Path, files: Sequence[tuple[str, bytes]], most_mb: float) -> list[str]:
-    """Write files into a folder, by the last part of their names alone. Returns their names.
-
-    Raises UserError, before the first is written, for one that is too large, of a kind that is not read, or without a name.
-    """
+def check_files(files: Sequence[tuple[str, int]], most_mb: float) -> None:
+    """Names and sizes. Raises UserError where there are none or too many, they are too large, or of a kind that is not read."""
     if not files:
         raise UserError("choose at least one file")
     if len(files) > MOST_FILES:
         raise UserError(f"{len(files)} files; {MOST_FILES} at a time are the most that are taken here")
-    if sum(len(data) for _, data in files) > most_mb * 1e6:
+    if sum(size for _, size in files) > most_mb * 1e6:
         raise UserError(f"the files have more than {most_mb:g} MB together, which is the most that is taken here")
-    named = {safe_name(name): data for name, data in files}
-    if len(named) < len(files):
+    if len({safe_name(name) for name, _ in files}) < len(files):
         raise UserError("two of the files have the same name")
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def keep_files(folder: Path, files: Sequence[tuple[str, bytes]]) -> None:
+    """Write files into a new folder, by the last part of their names alone. Raises UserError for one that is not read."""
+    named = {safe_name(name): data for name, data in files}
+    folder.mkdir(parents=True)
     for name, data in named.items():
         (folder / name).write_bytes(data)
-    return list(named)
 
 
 def safe_name(name: str) -> str:
@@ -68,6 +71,21 @@ def safe_name(name: str) -> str:
     if kind not in KINDS:
         raise UserError(f"{name[:80]!r} is not read: it must be one of {', '.join(KINDS)}; archives are to be unpacked first")
     return own
+
+
+def make_index_of_files(
+    places: Places, name: str, files: Sequence[tuple[str, bytes]], tell: Callable[[object], None]
+) -> Ingested:
+    """Keep the files and make the index of that name. Where that fails or finds no text, nothing is left. Raises UserError."""
+    folder, whole = index_folder(places, name), False
+    try:
+        keep_files(folder / "docs", files)
+        done = make_index(folder / "docs", folder / "index", tell)
+        whole = bool(done.counts["chunks"])
+        return done
+    finally:
+        if not whole:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_index(docs: Path, index: Path, tell: Callable[[object], None]) -> Ingested:

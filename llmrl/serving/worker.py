@@ -55,9 +55,10 @@ class Tell:
             raise Cancelled
 
     def let_others(self) -> None:
-        """Long work calls this where it can be interrupted: one that waits is carried out before it goes on."""
+        """Long work calls this where it can be interrupted: one that waits, and is not long itself, is carried out first."""
         self.check()
-        self._worker.carry_out_next(self._job)
+        if self._job.long:
+            self._worker.carry_out_a_short_one()
 
 
 @dataclass(eq=False)
@@ -65,7 +66,7 @@ class _Job:
     work: Callable[[Tell], Any]
     events: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     cancelled: threading.Event = field(default_factory=threading.Event)
-    nested: bool = False  # begun within another's `let_others`
+    long: bool = False
 
 
 class Worker:
@@ -77,12 +78,13 @@ class Worker:
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def stream(self, work: Callable[[Tell], T]) -> Generator[Waiting | Told | Done[T], None, None]:
+    def stream(self, work: Callable[[Tell], T], long: bool = False) -> Generator[Waiting | Told | Done[T], None, None]:
         """Carry out `work(tell)` and yield what it tells; a Waiting ten times a second where nothing is told.
 
-        Ends with Done, or raises what the work raised. Closing it cancels the work. Raises UserError where too many wait.
+        `long` work may let others through. Ends with Done, or raises what the work raised. Closing it cancels the work.
+        Raises UserError where too many wait.
         """
-        job = _Job(work)
+        job = _Job(work, long=long)
         with self._change:
             waiting = sum(not each.cancelled.is_set() for each in self._line)
             if waiting >= self.most_waiting:
@@ -130,15 +132,13 @@ class Worker:
             self._carry_out(job)
             del job  # or the last visitor's answers are kept until the next one asks
 
-    def carry_out_next(self, by: _Job) -> None:
-        """One job of those that wait, within `by`, unless `by` itself is within another."""
-        if by.nested:
-            return
+    def carry_out_a_short_one(self) -> None:
+        """The first in the line that is not long and is still waited for; for the worker's thread."""
         with self._change:
-            if not self._line:
+            job = next((each for each in self._line if not each.long and not each.cancelled.is_set()), None)
+            if job is None:
                 return
-            job = self._line.popleft()
-        job.nested = True
+            self._line.remove(job)
         self._carry_out(job)
 
     def _carry_out(self, job: _Job) -> None:

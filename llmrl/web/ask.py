@@ -1,6 +1,7 @@
 """A question answered without sources, with them, and with them by a trained model: one base throughout."""
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,11 @@ from omegaconf import OmegaConf
 from llmrl.config import CONF_DIR, AskConfig, ModelConfig, PromptingConfig, RetrieverConfig, RolloutConfig
 from llmrl.errors import UserError
 from llmrl.serving.limits import checked_text
-from llmrl.serving.places import SMOLLM2, TINY
+from llmrl.serving.places import SMOLLM2, TINY, Run
+from llmrl.serving.response import Piece
 from llmrl.serving.worker import Tell
 from llmrl.web.house import DEMO, house, pace
-from llmrl.web.parts import carried_out, empty, model_name, note, said
+from llmrl.web.parts import carried_out, empty, model_name, note, said, told_of_another_base
 
 if TYPE_CHECKING:
     from llmrl.rollout.ask import Answer
@@ -41,17 +43,18 @@ def page() -> None:
     with st.form("ask", border=False):
         question = st.text_input("Question", DEMO_QUESTION if index == DEMO else "", placeholder="Ask the documents something")
         asked = st.form_submit_button("Ask", type="primary")
-    if asked:
-        _answer(question, index, base, run)
-    elif (shown := st.session_state.get("asked")) is not None:
-        _show(shown)
-    else:
-        empty("Nothing was asked yet.", "Press Ask to try the question above.")
+    with st.container():
+        if asked:
+            _answer(question, index, base, run)
+        elif (shown := st.session_state.get("asked")) is not None:
+            _show(shown)
+        else:
+            empty("Nothing was asked yet.", "Press Ask to try the question above.")
     _upload()
 
 
-def _choices() -> tuple[str, str, tuple[str, str] | None]:
-    """(index, base, the trained model's name and folder or None)."""
+def _choices() -> tuple[str, str, Run | None]:
+    """(index, base, what was trained from it or None)."""
     runs = [run for run in house().places.runs() if run.has_model]
     bases = house().places.bases(runs)
     first, second, third = st.columns(3)
@@ -61,14 +64,15 @@ def _choices() -> tuple[str, str, tuple[str, str] | None]:
         st.session_state["index"] = new
     index = first.selectbox("Index", indexes, key="index")
     base = second.selectbox("Base", bases, format_func=model_name, index=bases.index(SMOLLM2) if SMOLLM2 in bases else 0)
-    fitting = {run.name: str(run.folder.path) for run in runs if run.model == base}
+    fitting = {run.name: run for run in runs if run.model == base}
     name = third.selectbox("Trained from it", [None, *fitting], format_func=lambda each: each or "none")
+    hint = st.empty()  # there or not, what stands below keeps its place, and stays open
     if base == TINY:
-        st.caption(
+        hint.caption(
             "The tiny model writes simple stories; it can't answer questions. SmolLM2-135M can, a little: "
             "`python scripts/fetch_models.py smollm2`, or train from it."
         )
-    return index, base, (name, fitting[name]) if name else None
+    return index, base, fitting[name] if name else None
 
 
 def _settings(index: str, base: str) -> AskConfig:
@@ -80,7 +84,7 @@ def _settings(index: str, base: str) -> AskConfig:
     )  # fmt: skip
 
 
-def _answer(question: str, index: str, base: str, run: tuple[str, str] | None) -> None:
+def _answer(question: str, index: str, base: str, run: Run | None) -> None:
     try:
         pace().step()
         question = checked_text(question, house().config.max_characters, "question")
@@ -89,9 +93,10 @@ def _answer(question: str, index: str, base: str, run: tuple[str, str] | None) -
         return
     stop, names = st.empty(), ["alone", "base", *(["trained"] if run else [])]
     stop.button("Stop")
+    told_of_another_base(ModelConfig(name_or_path=base), [run] if run else [])
     boxes, waiting, so_far = _boxes(names), st.empty(), dict.fromkeys(names, "")
 
-    def told(piece: Any) -> None:
+    def told(piece: Piece) -> None:
         so_far[piece.at] += piece.text
 
     def draw() -> None:
@@ -102,7 +107,7 @@ def _answer(question: str, index: str, base: str, run: tuple[str, str] | None) -
         from llmrl.serving.answers import ask_all
 
         folder, shelf = str(house().index(index)), house().shelf
-        trained = ModelConfig(name_or_path=run[1]) if run else None
+        trained = ModelConfig(name_or_path=str(run.folder.path)) if run else None
         arms = ask_all(shelf, _settings(folder, base), trained, question, tell)
         searcher = shelf.searcher(RetrieverConfig(name="auto", index=folder))
         paths = {source.hit.chunk.path for source in arms.base.sources}
@@ -182,30 +187,36 @@ def _upload() -> None:
         name = st.text_input("Name of the index", "my documents", max_chars=60)
         files = st.file_uploader("Documents", list(KINDS), accept_multiple_files=True, max_upload_size=config.max_upload_mb)
         if st.button("Make the index"):
-            _make(name, [(file.name, file.getvalue()) for file in files or []])
+            _make(name, files or [])
 
 
-def _make(name: str, files: list[tuple[str, bytes]]) -> None:
+def _make(name: str, files: Sequence[Any]) -> None:
+    from llmrl.serving.uploads import check_files, make_index_of_files, refuse_if_full
+
+    config, places = house().config, house().places
     try:
         pace().step()
+        check_files([(file.name, file.size) for file in files], config.max_upload_mb)
+        refuse_if_full(places, sum(file.size for file in files), config.max_uploads_mb)
     except UserError as error:
         note(str(error), "error")
         return
-    bar = st.progress(0.0, "reading")
+    stop, bar, waiting = st.empty(), st.progress(0.0, "reading"), st.empty()
+    stop.button("Stop", key="stop reading")
 
     def told(event: Any) -> None:
         what, done, total = event
         bar.progress(min(1.0, done / max(total, 1)), f"{what}: {done} of {total}")
 
     def work(tell: Tell) -> Any:
-        from llmrl.serving.uploads import index_folder, keep_files, make_index, refuse_if_full
+        def told_so(event: object) -> None:
+            tell(event)
+            tell.let_others()
 
-        refuse_if_full(house().places, house().config.max_uploads_mb)
-        folder = index_folder(house().places, name)
-        keep_files(folder / "docs", files, house().config.max_upload_mb)
-        return make_index(folder / "docs", folder / "index", tell)
+        return make_index_of_files(places, name, [(file.name, file.getvalue()) for file in files], told_so)
 
-    done = carried_out(work, told)
+    done = carried_out(work, told, waiting, long=True)
+    stop.empty()
     bar.empty()
     if done is None:
         return

@@ -12,13 +12,13 @@ from llmrl.registry import REWARDS
 from llmrl.rewards import Reward
 from llmrl.serving.limits import checked_lines, checked_text
 from llmrl.serving.places import Run
+from llmrl.serving.response import Arm, Piece, Response
 from llmrl.serving.worker import Tell
 from llmrl.web.house import house, pace
-from llmrl.web.parts import carried_out, chips, empty, model_name, note, rows, said
+from llmrl.web.parts import WANTS_SOURCES, carried_out, chips, empty, model_name, note, rows, said, told_of_another_base
 
 if TYPE_CHECKING:
     from llmrl.evaluation.comparison import Comparison
-    from llmrl.serving.answers import Response
 
 BASE = ""
 """The base's place among runs, which have names."""
@@ -38,7 +38,7 @@ class Asked:
     greedy: bool
     seed: int
     rewards: dict[str, Reward]
-    responses: list[dict[str, "Response"]] = field(default_factory=list)  # of each prompt: arm to response
+    responses: list[dict[str, Response]] = field(default_factory=list)  # of each prompt: arm to response
     averages: dict[str, "Comparison"] = field(default_factory=dict)
 
     def models(self) -> dict[str, ModelConfig]:
@@ -69,7 +69,7 @@ def page() -> None:
                 _stream(asked)
                 return
     kept: Asked | None = st.session_state.get("compared")
-    if kept is None:
+    if kept is None or not (any(kept.responses) or kept.averages):
         empty("Nothing was asked yet.", "Write a prompt and press Answer.")
     else:
         _show(kept)
@@ -126,8 +126,10 @@ def _decoding(configs: Sequence[TrainConfig]) -> tuple[RolloutConfig, bool]:
 def _rewards(configs: Sequence[TrainConfig]) -> dict[str, Reward]:
     trained: dict[str, Reward] = {}
     for config in configs:
-        trained |= config.reward
-    known = [name for name in REWARDS if name != OWN or name in trained]
+        if any(name in trained and trained[name] != each for name, each in config.reward.items()):
+            note("the runs were trained with one reward at different settings; all are scored by those of the first", "warning")
+        trained = {**config.reward, **trained}
+    known = [name for name in REWARDS if name not in (OWN, *WANTS_SOURCES) or name in trained]
     with st.expander("Rewards"):
         names = st.multiselect(
             "Scored by", known, default=list(trained) or ["no_repeat"], key=f"rewards of {sorted(trained)}",
@@ -169,47 +171,40 @@ def _asked(
     return Asked(prompts, runs, base, rollout, greedy, int(st.session_state.seed), rewards)
 
 
-def _told_of_another_base(asked: Asked) -> None:
-    """Say so where a run was trained from other weights than the base has now."""
-    base = asked.models()[BASE]
-    sha256 = carried_out(lambda tell: house().shelf.sha256(base), lambda what: None)
-    for run in asked.runs:
-        if sha256 is not None and run.base_weights not in ("", sha256):
-            note(f"{run.name} was trained from other weights than {model_name(asked.base)} has now", "warning")
-
-
 def _stream(asked: Asked) -> None:
     """Each model's response to each prompt as it comes. What is there when the visitor stops it stays."""
-    _told_of_another_base(asked)
     stop = st.empty()
     stop.button("Stop")
+    told_of_another_base(asked.models()[BASE], asked.runs)
     for prompt in asked.prompts:
         asked.responses.append({})
         places = _places(asked.models(), asked.base)
-        for name, model in asked.models().items():
-            box, waiting = places[name]
-            so_far = [""]
-
-            def told(piece: Any, so_far: list[str] = so_far) -> None:
-                so_far[0] += piece.text
-
-            def draw(box: Any = box, so_far: list[str] = so_far, prompt: str = prompt) -> None:
-                box.html(said(so_far[0], prompt))
-
-            def work(tell: Tell, name: str = name, model: ModelConfig = model, prompt: str = prompt) -> "Response":
-                from llmrl.serving.answers import Arm, respond
-
-                return respond(
-                    house().shelf, Arm(name, model), prompt, asked.rollout, asked.seed, asked.greedy, asked.rewards, tell
-                )
-
-            made = carried_out(work, told, waiting, draw)
+        for name in asked.models():
+            made = _respond(asked, prompt, name, *places[name])
             if made is None:
-                return
-            asked.responses[-1][name] = made
-            _fill(box, made, asked.responses[-1].get(BASE))
+                del asked.responses[-1][name]
+            else:
+                asked.responses[-1][name] = made
+                _fill(places[name][0], made, asked.responses[-1].get(BASE))
     stop.empty()
     _warn_of_one(asked)
+
+
+def _respond(asked: Asked, prompt: str, name: str, box: Any, waiting: Any) -> Response | None:
+    """One response, shown as it comes and kept so far; None where there is none, which is shown."""
+    so_far = asked.responses[-1][name] = Response(prompt, "", 0, False, trouble="stopped")
+
+    def told(piece: Piece) -> None:
+        so_far.text += piece.text
+        so_far.tokens += 1
+
+    def work(tell: Tell) -> Response:
+        from llmrl.serving.answers import respond  # here, as it loads torch
+
+        arm = Arm(name, asked.models()[name])
+        return respond(house().shelf, arm, prompt, asked.rollout, asked.seed, asked.greedy, asked.rewards, tell)
+
+    return carried_out(work, told, waiting, lambda: box.html(said(so_far.text, prompt)))
 
 
 def _places(models: Mapping[str, ModelConfig], base: str) -> dict[str, tuple[Any, Any]]:
@@ -225,12 +220,12 @@ def _places(models: Mapping[str, ModelConfig], base: str) -> dict[str, tuple[Any
     return found
 
 
-def _fill(box: Any, made: "Response", base: "Response | None") -> None:
-    values = {"reward": (made.total, base.total if base else None)} if made.total is not None else {}
+def _fill(box: Any, made: Response, base: Response | None) -> None:
+    beside = base if base is not made else None
+    shown = {"reward": (made.total, beside.total if beside else None, 1.0)} if made.total is not None else {}
     if len(made.components) > 1:
-        values |= {name: (value, base.components.get(name) if base else None) for name, value in made.components.items()}
-    own = base is None or base is made
-    shown = {name: (value, None if own else other) for name, (value, other) in values.items()}
+        for name, value in made.components.items():
+            shown[name] = (value, beside.components.get(name) if beside else None, made.weights[name])
     end = "ended by itself" if made.finished else "cut off"
     with box.container():
         trouble = f'<div class="meta">{said(made.trouble)}</div>' if made.trouble else ""
@@ -262,7 +257,8 @@ def _average(asked: Asked) -> None:
     samples = int(st.session_state.get("samples", SAMPLES[0]))
     models = asked.models()
     for run in asked.runs:
-        bar, waiting, done = st.progress(0.0, "sampling"), st.empty(), [0]
+        stop, bar, waiting, done = st.empty(), st.progress(0.0, "sampling"), st.empty(), [0]
+        stop.button("Stop", key=f"stop {run.name}")
         total = 2 * max(samples, len(asked.prompts))
 
         def told(more: int, done: list[int] = done, bar: Any = bar, total: int = total) -> None:
@@ -270,18 +266,18 @@ def _average(asked: Asked) -> None:
             bar.progress(min(1.0, done[0] / total), f"{done[0]} of about {total} responses")
 
         def work(tell: Tell, run: Run = run) -> "Comparison":
-            from llmrl.serving.answers import Arm, average
+            from llmrl.serving.answers import average  # here, as it loads torch
 
             return average(
                 house().shelf, Arm("base", models[BASE]), Arm(run.name, models[run.name]), asked.prompts, asked.rollout,
                 asked.seed, asked.rewards, samples, tell,
             )  # fmt: skip
 
-        made = carried_out(work, told, waiting)
+        made = carried_out(work, told, waiting, long=True)
+        stop.empty()
         bar.empty()
-        if made is None:
-            return
-        asked.averages[run.name] = made
+        if made is not None:
+            asked.averages[run.name] = made
 
 
 def _show_average(name: str, made: "Comparison") -> None:

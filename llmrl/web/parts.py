@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from llmrl.config import ModelConfig
 from llmrl.errors import RunError, UserError, one_line
-from llmrl.serving.places import SMOLLM2, TINY
+from llmrl.serving.places import SMOLLM2, TINY, Run
 from llmrl.serving.worker import Done, Tell, Told, Waiting
 from llmrl.web.house import house
 
 T = TypeVar("T")
 DRAW_SECONDS = 0.1
+WANTS_SOURCES = ("answer", "grounded", "cites", "abstain", "context_gain")
+"""Rewards of a response to a question with sources, which a bare prompt has not."""
 NAMES = {TINY: "tiny (7.6 M, ships with llmrl)", SMOLLM2: "SmolLM2-135M-Instruct"}
 
 
@@ -39,12 +42,12 @@ def said(text: str, ghost: str = "", marks: Sequence[tuple[int, int]] = ()) -> s
     return f'<div class="said">{before}{"".join(parts)}{html.escape(text[at:])}</div>'
 
 
-def chips(values: Mapping[str, tuple[float, float | None]]) -> str:
-    """Name to (value, the base's value): what changed is coloured, and says by how much."""
+def chips(values: Mapping[str, tuple[float, float | None, float]]) -> str:
+    """Name to (value, the base's value, weight): what changed says by how much, and its colour whether that earns more."""
     made = []
-    for name, (value, base) in values.items():
+    for name, (value, base, weight) in values.items():
         change = None if base is None else value - base
-        kind = "" if change is None or abs(change) < 0.005 else "up" if change > 0 else "down"
+        kind = "" if change is None or abs(change) < 0.005 else "up" if change * weight >= 0 else "down"
         by = f" <b>{change:+.2f}</b>" if kind else ""
         made.append(f'<span class="chip {kind}">{html.escape(name)} {value:.2f}{by}</span>')
     return f'<div class="chips">{"".join(made)}</div>'
@@ -65,9 +68,11 @@ def empty(what: str, next_step: str = "", command: str = "") -> None:
 
 
 def carried_out(
-    work: Callable[[Tell], T], on_told: Callable[[Any], None], waiting: Any = None, draw: Callable[[], None] = lambda: None
-) -> T | None:
-    """Have the worker do it, and show what it tells. None where it could not be done, which is shown.
+    work: Callable[[Tell], T], on_told: Callable[[Any], None], waiting: Any, draw: Callable[[], None] = lambda: None,
+    long: bool = False,
+) -> T | None:  # fmt: skip
+    """Have the worker do it, and show what it tells. None where it could not be done, which is shown, whatever it was: a
+    folder that goes while it is read, a file that is no model.
 
     `draw` shows what was told so far, the first of it at once and then some times a second: a browser keeps up with no more.
 
@@ -75,7 +80,7 @@ def carried_out(
     """
     try:
         drawn = 0.0
-        with closing(house().worker.stream(work)) as events:
+        with closing(house().worker.stream(work, long)) as events:
             for event in events:
                 if isinstance(event, Done):
                     return event.result
@@ -84,16 +89,23 @@ def carried_out(
                     if time.monotonic() - drawn >= DRAW_SECONDS:
                         draw()
                         drawn = time.monotonic()
-                elif waiting is not None:
+                else:  # a word ten times a second, at which a visitor who has gone is noticed
                     waiting.html(f'<div class="waiting">{_waiting(event)}</div>')
     except (UserError, RunError) as error:
         note(str(error), "error")
-    except (OSError, ValueError, RuntimeError) as error:  # a folder that goes while it is read, a file that is no model
+    except Exception as error:  # Streamlit's own, which end a script, are none
         note(f"it could not be done: {type(error).__name__}: {one_line(error)[:300]}", "error")
     finally:
-        if waiting is not None:
-            waiting.empty()
+        waiting.empty()
     return None
+
+
+def told_of_another_base(base: ModelConfig, runs: Sequence[Run]) -> None:
+    """Say so where a run was trained from other weights than the base has now."""
+    sha256 = carried_out(lambda tell: house().shelf.sha256(base), lambda what: None, st.empty())
+    for run in runs:
+        if sha256 is not None and run.base_weights not in ("", sha256):
+            note(f"{run.name} was trained from other weights than {model_name(base.name_or_path)} has now", "warning")
 
 
 def _waiting(event: Waiting) -> str:

@@ -11,7 +11,7 @@ from llmrl.rewards import Reward, Sample, score
 from llmrl.web.house import house
 from llmrl.web.parts import empty, note, rows
 
-HIDDEN = ("python", "context_gain")  # runs a file; compares a model's answers with one another
+HIDDEN = ("python", "context_gain", "random_walk")  # runs a file; compares answers with one another; is of a graph
 FIRST = "The rain fell on the roof. The rain fell on the roof, and the cat went out"
 writing = component(
     "llmrl_writing",
@@ -46,8 +46,8 @@ def _play() -> None:
     text = str(result.text or "")[:most]
     tokens = tuple(range(len(text.split())))
     one = Sample(
-        prompt, text, token_ids=tokens, finished=finished, max_new_tokens=max(32, len(tokens)), context=context or None,
-        answer=answer or None,
+        prompt[:most], text, token_ids=tokens, finished=finished, max_new_tokens=max(32, len(tokens)),
+        context=context[:most] or None, answer=answer[:most] or None,
     )  # fmt: skip
     with right:
         _show(one, rewards)
@@ -77,5 +77,5 @@ def _show(one: Sample, rewards: dict[str, Reward]) -> None:
             continue
         total += each.weight * value
         table.append((name, f"{value:+.3f}", f"{each.weight:g}", f"{each.weight * value:+.3f}"))
-    st.metric("Total", f"{total:+.3f}")
+    st.metric("Total" if len(table) == len(rewards) else "Total of those below", f"{total:+.3f}")
     rows(("reward", "value", "weight", "weighted"), table)

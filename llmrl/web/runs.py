@@ -1,5 +1,6 @@
 """Runs and sweeps: what there is, how each went, and in what two of them differ."""
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import streamlit as st
 
 from llmrl.config import plain, read_train_config
 from llmrl.config.commands import flat
-from llmrl.errors import UserError
+from llmrl.errors import UserError, one_line
 from llmrl.serving.places import Run, read_evaluation, read_metrics
 from llmrl.web.house import house
 from llmrl.web.parts import empty, model_name, note, rows, said
@@ -111,7 +112,7 @@ def _draw(names: Sequence[str]) -> None:
         figures = {
             title: {
                 "data": [
-                    curve(name, *_points(lines, metric), COLOURS[place % len(COLOURS)])
+                    curve(html.escape(name, quote=False), *_points(lines, metric), COLOURS[place % len(COLOURS)])
                     for place, (name, lines) in enumerate(logged.items()) if any(metric in line for line in lines)
                 ],
                 "layout": layout("step", ""),
@@ -170,8 +171,8 @@ def _sweep(names: Sequence[str]) -> None:
     name = st.selectbox("Sweep", names)
     try:
         results, rankings, matters = read_all(house().places.inside(name))
-    except (UserError, OSError, ValueError) as error:
-        note(str(error), "error")
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:  # half deleted, or of another version
+        note(f"the sweep can't be read: {one_line(error)[:300]}", "error")
         return
     states = [result.status for result in results]
     st.text(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

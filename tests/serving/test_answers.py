@@ -25,7 +25,8 @@ from llmrl.retrieval.questions import Question
 from llmrl.rewards.no_repeat import NoRepeat
 from llmrl.rollout.ask import Asker
 from llmrl.rollout.sampler import sample
-from llmrl.serving.answers import Arm, Piece, ask_all, average, respond
+from llmrl.serving.answers import ask_all, average, respond
+from llmrl.serving.response import Arm, Piece
 from llmrl.serving.shelf import Shelf
 from llmrl.serving.uploads import Quiet
 from llmrl.serving.worker import Told, Worker
@@ -87,6 +88,27 @@ def test_an_average_is_what_compare_says() -> None:
     assert made.difference == alone.difference
     assert made.pairs == alone.pairs
     assert sum(told) == 128
+
+
+def test_an_average_can_be_stopped_while_it_is_judged() -> None:
+    """Sampling done, what is left is scoring: that takes as long, and asks whether anybody waits as well."""
+    told: list[int] = []
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def tell(done: int) -> None:
+        told.append(done)
+        if sum(told) == 128:
+            raise Stopped
+
+    settings, asked = EvaluationConfig(samples=64, batch_size=64, seed=5), [Prompt("A dog", id="0")]
+    models = load(TINY), load(TRAINED)
+    with pytest.raises(Stopped):
+        compare(*models, asked, REWARDS, ROLLOUT, settings, tell)
+    told.clear()
+    compare(*models, asked, REWARDS, ROLLOUT, settings, told.append)
+    assert told == [64, 64, 0, 0]
 
 
 def test_three_answers_to_a_question_are_those_of_ask(tmp_path: Path) -> None:

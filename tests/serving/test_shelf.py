@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from llmrl.config import ModelConfig, RetrieverConfig, packaged
 from llmrl.errors import UserError
 from llmrl.models.load import fingerprint
-from llmrl.serving.shelf import Shelf
+from llmrl.serving.shelf import Shelf, free_bytes
 
 TINY = ModelConfig(name_or_path="packaged:tiny")
 
@@ -67,3 +67,21 @@ def test_an_index_is_opened_anew_when_it_was_ingested_into(tmp_path: Path) -> No
     (docs / "b.txt").write_text("A heron stands in the shallows.", encoding="utf-8")
     make_index(docs, index, lambda told: None)
     assert shelf.searcher(config).search("heron")[0].chunk.path == "b.txt"
+
+
+def test_a_container_has_no_more_than_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n", encoding="ascii")
+    (tmp_path / "memory.current").write_text("400000\n", encoding="ascii")
+    assert free_bytes(tmp_path) == 600_000
+    (tmp_path / "memory.max").write_text("max\n", encoding="ascii")
+    assert free_bytes(tmp_path) > 1_000_000
+    assert free_bytes(tmp_path / "none") > 1_000_000
+
+
+def test_hashes_take_no_room_and_drop_nothing() -> None:
+    free = [1e12]
+    shelf = Shelf(free=lambda: free[0])
+    model = shelf.language_model(TINY)
+    free[0] = 0.0
+    assert shelf.sha256(TINY) == fingerprint(model.model)
+    assert shelf.language_model(TINY) is model

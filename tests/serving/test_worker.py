@@ -104,15 +104,18 @@ def test_an_error_is_the_visitors_and_the_next_is_served() -> None:
     assert worker.result(lambda tell: 1) == 1
 
 
-def test_long_work_lets_others_have_their_turn() -> None:
-    """In between, and one at a time; what is let through does not let others through itself."""
+def test_long_work_lets_short_work_through_and_no_other_long_work() -> None:
+    """One at a time, and none that nobody waits for any more."""
     worker, order, waiting = Worker(), [], threading.Event()
 
-    def long(tell: Tell) -> None:
-        waiting.wait(5)
-        for step in range(2):
-            order.append(f"long {step}")
-            tell.let_others()
+    def long(name: str):
+        def work(tell: Tell) -> None:
+            waiting.wait(5)
+            for step in range(2):
+                order.append(f"{name} {step}")
+                tell.let_others()
+
+        return work
 
     def short(name: str):
         def work(tell: Tell) -> None:
@@ -121,8 +124,12 @@ def test_long_work_lets_others_have_their_turn() -> None:
 
         return work
 
-    streams = [worker.stream(long), worker.stream(short("a")), worker.stream(short("b"))]
+    first, second = worker.stream(long("a"), long=True), worker.stream(long("b"), long=True)
+    gone = worker.stream(short("gone"))
+    assert isinstance(next(gone), Waiting)
+    gone.close()
+    others = [worker.stream(short("c")), worker.stream(short("d")), worker.stream(short("e"))]
     waiting.set()
-    for stream in streams:
+    for stream in (first, second, *others):
         assert isinstance(list(stream)[-1], Done)
-    assert order == ["long 0", "a", "long 1", "b"]
+    assert order == ["a 0", "c", "a 1", "d", "b 0", "e", "b 1"]
