@@ -26,6 +26,8 @@ PRODUCT_BYTES = 1 << 26
 CACHE_BYTES = 1 << 24
 """fp32 logits at a time: they are read several times over and should stay in the processor's cache meanwhile."""
 
+TOKENS = 1 << 12
+"""Of the vocabulary at a time, for the gradient of their weights."""
 
 ON_ACCELERATOR = 16
 """Times as much at a time where memory is fast and starting a kernel costs more than what it does."""
@@ -88,11 +90,21 @@ def backward(
         with torch.no_grad():
             gradient[many].addmm_(logits, weight)
             if weight.requires_grad:
-                if weight.grad is None:
-                    weight.grad = torch.mm(logits.t(), hidden[many])
-                else:
-                    weight.grad.addmm_(logits.t(), hidden[many])
+                _add_weight_gradient(weight, logits, hidden[many])
     return gradient
+
+
+def _add_weight_gradient(weight: Tensor, slopes: Tensor, hidden: Tensor) -> None:
+    """slopes [m, V], the derivative in the logits; some tokens at a time, as matrices that fit the cache are turned faster."""
+    size = len(weight) if weight.device.type != "cpu" else TOKENS
+    is_first = weight.grad is None
+    if is_first:
+        weight.grad = torch.empty_like(weight)
+    for some, found in zip(slopes.split(size, -1), weight.grad.split(size), strict=True):  # type: ignore[union-attr]
+        if is_first:
+            torch.mm(some.t(), hidden, out=found)
+        else:
+            found.addmm_(some.t(), hidden)
 
 
 def _to_gradient(logits: Tensor, targets: Tensor, steps: Tensor, rows: slice, values: Tensor, objective: Objective) -> None:

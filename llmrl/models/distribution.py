@@ -61,20 +61,21 @@ def truncate(logits: Tensor, config: RolloutConfig) -> Tensor:
     if config.top_k == 0 and config.top_p == 1:
         return logits
     logits, size = logits.float(), logits.shape[-1]  # sums of probabilities in bf16 would cut elsewhere
-    if 0 < config.top_k < size:
-        likeliest = logits.topk(config.top_k).values
-        logits = logits.masked_fill(logits < likeliest[..., -1:], -torch.inf)
+    cut = 0 < config.top_k < size
+    likeliest = logits.topk(config.top_k if cut else min(LIKELIEST, size)).values
+    least = likeliest[..., -1:]
     if config.top_p < 1:
-        total = logits.logsumexp(-1, keepdim=True)
-        few = config.top_k if 0 < config.top_k < size else min(LIKELIEST, size)
-        likeliest = logits.topk(few).values
-        if few < size and bool(((likeliest - total).exp().sum(-1) < config.top_p).any()):
-            likeliest = logits.sort(dim=-1, descending=True).values
+        if cut:  # what top-k keeps: the likeliest, and what ties with the last of them
+            tied = (logits == least).sum(-1, keepdim=True) - (likeliest == least).sum(-1, keepdim=True)
+            total = likeliest.logsumexp(-1, keepdim=True).logaddexp(least + tied.log())
+        else:
+            total = logits.logsumexp(-1, keepdim=True)
+            if likeliest.shape[-1] < size and bool(((likeliest - total).exp().sum(-1) < config.top_p).any()):
+                likeliest = logits.sort(dim=-1, descending=True).values
         probabilities = (likeliest - total).exp()
         before = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens: the first is always kept
-        last = (before < config.top_p).sum(-1, keepdim=True) - 1
-        logits = logits.masked_fill(logits < likeliest.gather(-1, last), -torch.inf)
-    return logits
+        least = likeliest.gather(-1, (before < config.top_p).sum(-1, keepdim=True) - 1)
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

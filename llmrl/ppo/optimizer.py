@@ -26,6 +26,7 @@ class AdamW(torch.optim.AdamW):
         super().__init__(groups, fused=True, **settings)
         self._weights_of = weights_of
         self._weights = self._find()
+        self._factor = 1.0
 
     def _find(self) -> dict[nn.Parameter, Weight]:
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -36,17 +37,19 @@ class AdamW(torch.optim.AdamW):
         for weight in self._weights.values():
             weight.master.grad = weight.working.grad = None
         self._weights = self._find()
+        self._factor = 1.0
 
     @torch.no_grad()
     def clip_gradients(self, max_norm: float) -> float:
-        """Scale all gradients so that their Euclidean norm is at most `max_norm`. Returns the norm before, finite or not."""
+        """Have the next step scale all gradients so that their Euclidean norm is at most `max_norm`.
+
+        Returns the norm they have, finite or not. Gradients stay as they are: the step scales them in fp32 as it reads them.
+        """
         gradients = [each.working.grad for each in self._weights.values() if each.working.grad is not None]
-        pieces = [piece for each in gradients for piece in each.reshape(-1).split(PIECE)]
-        norm = torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in pieces]).norm()
-        if norm > max_norm:
-            for each in gradients:
-                each.mul_(max_norm / (norm + 1e-6))
-        return float(norm)
+        pieces = (piece.float() for each in gradients for piece in each.reshape(-1).split(PIECE))
+        norm = float(torch.stack([torch.dot(piece, piece) for piece in pieces]).sum().sqrt())
+        self._factor = max_norm / (norm + 1e-6) if norm > max_norm else 1.0
+        return norm
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -66,8 +69,9 @@ class AdamW(torch.optim.AdamW):
         size = PIECE if parameter.device.type == "cpu" else gradient.numel()
         for start in range(0, gradient.numel(), size):
             weights, mean, square, working, slope = (each[start : start + size] for each in (*flat, gradient))
+            slope = slope.float() if self._factor == 1 else slope.float() * self._factor
             adamw(
-                [weights], [slope.float()], [mean], [square], [], [state["step"].clone()], fused=True, amsgrad=False,
+                [weights], [slope], [mean], [square], [], [state["step"].clone()], fused=True, amsgrad=False,
                 beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
                 eps=group["eps"], maximize=False,
             )  # fmt: skip

@@ -313,20 +313,27 @@ def test_adam_is_torchs_own(tiny: LanguageModel) -> None:
     assert optimizer.state[next(iter(policy.model.parameters()))]["step"] == 3
 
 
-def test_gradients_are_clipped_to_a_norm_and_copies_follow_the_weights(tiny: LanguageModel) -> None:
-    half = dataclasses.replace(tiny, bf16=True)
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("max_norm", [1.0, 1e9])
+def test_gradients_are_clipped_to_a_norm_and_copies_follow(tiny: LanguageModel, bf16: bool, max_norm: float) -> None:
+    """A step after clipping is torch's own step with gradients scaled to that norm; gradients below it are left alone."""
+    half = dataclasses.replace(tiny, bf16=bf16)
     policy = Policy(half)
-    optimizer = make_optimizer(policy, PPOConfig(lr=1e-3))
+    optimizer = make_optimizer(policy, PPOConfig(lr=1e-3, adam_eps=1.0))  # such an eps lets the size of gradients count
     gradients(policy, made(half), Distribution(), False, False)  # makes the copies and clears their gradients
     weights = policy.weights_of(list(policy.model.parameters()))
+    twins = [torch.nn.Parameter(weight.master.detach().clone()) for weight in weights]
     for weight in weights:
         weight.working.grad = torch.randn_like(weight.working)
     norm = torch.stack([weight.working.grad.double().norm() for weight in weights]).norm().item()  # type: ignore[union-attr]
-    assert optimizer.clip_gradients(1.0) == pytest.approx(norm, rel=2e-3)
-    clipped = torch.stack([weight.working.grad.double().norm() for weight in weights]).norm().item()  # type: ignore[union-attr]
-    assert clipped == pytest.approx(1.0, rel=5e-3)
-    before = [weight.master.clone() for weight in weights]
+    for twin, weight in zip(twins, weights, strict=True):
+        twin.grad = weight.working.grad.float() * min(max_norm / norm, 1.0)  # type: ignore[union-attr]
+    assert optimizer.clip_gradients(max_norm) == pytest.approx(norm, rel=1e-5)
     optimizer.step()
-    assert all(not torch.equal(old, weight.master) for old, weight in zip(before, weights, strict=True))
-    assert all(torch.equal(weight.working, weight.master.to(weight.working.dtype)) for weight in weights)
-    assert any(weight.is_copy for weight in weights)
+    torch.optim.AdamW(twins, lr=1e-3, betas=(0.9, 0.95), eps=1.0, weight_decay=0.0).step()
+    for twin, weight in zip(twins, weights, strict=True):
+        assert torch.allclose(weight.master, twin, rtol=1e-6, atol=1e-8)
+        assert torch.equal(weight.working, weight.master.to(weight.working.dtype))
+    assert any(weight.is_copy for weight in weights) == bf16
+    optimizer.zero_grad()
+    assert all(weight.working.grad is None for weight in weights)
