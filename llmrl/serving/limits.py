@@ -1,7 +1,8 @@
 """What one visitor may ask for, and how often."""
 
+import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from llmrl.config import AppConfig
@@ -36,14 +37,34 @@ class Pace:
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = most, clock
         self._times: deque[float] = deque()
+        self._lock = threading.Lock()
 
     def step(self) -> None:
         """Count a request. Raises UserError where it is one too many."""
-        now = self._clock()
-        while self._times and now - self._times[0] >= 60:
-            self._times.popleft()
-        if len(self._times) >= self._most:
-            raise UserError(
-                f"{self._most} requests a minute are the most here; the next in {60 - (now - self._times[0]):.0f} s"
-            )
-        self._times.append(now)
+        with self._lock:
+            now = self._clock()
+            while self._times and now - self._times[0] >= 60:
+                self._times.popleft()
+            if len(self._times) >= self._most:
+                raise UserError(
+                    f"{self._most} requests a minute are the most here; the next in {60 - (now - self._times[0]):.0f} s"
+                )
+            self._times.append(now)
+
+
+class Paces:
+    """Of visitors who come from elsewhere, by address: loading the page again begins no new minute."""
+
+    def __init__(self, most: int, addresses: int = 10_000) -> None:
+        self._most, self._addresses = most, addresses
+        self._paces: OrderedDict[str, Pace] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, address: str) -> Pace:
+        """An address's; those that were not heard of for longest are forgotten."""
+        with self._lock:
+            pace = self._paces.setdefault(address, Pace(self._most))
+            self._paces.move_to_end(address)
+            while len(self._paces) > self._addresses:
+                self._paces.popitem(last=False)
+            return pace

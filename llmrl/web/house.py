@@ -12,7 +12,7 @@ import streamlit as st
 
 from llmrl.config import AppConfig, ModelConfig, packaged
 from llmrl.errors import UserError
-from llmrl.serving.limits import Pace
+from llmrl.serving.limits import Pace, Paces
 from llmrl.serving.places import EXAMPLE, TINY, Places
 from llmrl.serving.worker import Tell, Worker
 from llmrl.web.serve import SETTINGS, exposure
@@ -35,6 +35,7 @@ class House:
         self.warning = exposure(str(st.get_option("server.address") or "0.0.0.0"))
         if self.warning and SETTINGS not in os.environ:  # the command has said so already
             print(f"llmrl app: {self.warning}", file=sys.stderr)
+        self.paces = Paces(self.config.requests_per_minute)
         self._warm = threading.Lock()
 
     @cached_property
@@ -98,7 +99,9 @@ def house() -> House:
 
 
 def pace() -> Pace:
-    """This visitor's."""
+    """This visitor's: his address's, or of a visitor at this machine the browser tab's."""
+    if address := st.context.ip_address:
+        return house().paces.of(address)
     if "pace" not in st.session_state:
         st.session_state.pace = Pace(house().config.requests_per_minute)
     return st.session_state.pace

@@ -1,7 +1,7 @@
 """Runs and sweeps: what there is, how each went, and in what two of them differ."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -14,6 +14,7 @@ from llmrl.web.house import house
 from llmrl.web.parts import empty, model_name, note, rows, said
 
 LIVE_SECONDS = 2
+NEWS_SECONDS = 5  # until a run that has begun or ended is in the table
 MOST = 6  # runs whose curves are drawn together
 PAIRS = 8
 OVERLAID = (
@@ -27,7 +28,7 @@ def page() -> None:
     runs, sweeps = house().places.runs(), house().places.sweeps()
     counts = [f"{len(each)} {name}{'' if len(each) == 1 else 's'}" for each, name in ((runs, "run"), (sweeps, "sweep"))]
     st.caption(f"{' and '.join(counts)}, newest first. Look at one for its curves and pairs, at two for their differences.")
-    chosen = _chosen(_table(runs))
+    chosen = _chosen(_table(runs), {run.name for run in runs})
     if not runs[:-1]:
         empty("You have no run of your own yet.", command="python -m llmrl.train experiment=quickstart")
     if chosen:
@@ -38,6 +39,18 @@ def page() -> None:
             _differences(*chosen)
     if sweeps:
         _sweep(sweeps)
+    _follow(_news(runs))
+
+
+@st.fragment(run_every=NEWS_SECONDS)
+def _follow(shown: list[tuple[str, str]]) -> None:
+    """Draw the page anew when a run has come, gone or ended."""
+    if _news(house().places.runs()) != shown:
+        st.rerun()
+
+
+def _news(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    return [(run.name, run.status) for run in runs]
 
 
 def _table(runs: Sequence[Run]) -> list[Run]:
@@ -59,10 +72,16 @@ def _table(runs: Sequence[Run]) -> list[Run]:
     return kept
 
 
-def _chosen(kept: Sequence[Run]) -> list[Run]:
-    """Those that the visitor looks at."""
+def _chosen(kept: Sequence[Run], known: Collection[str]) -> list[Run]:
+    """Those that the visitor looks at; what he chose stays chosen when runs come and go."""
     by_name = {run.name: run for run in kept}
-    names = st.multiselect("Look at", list(by_name), default=list(by_name)[:1], max_selections=MOST, placeholder="choose runs")
+    before: list[str] | None = st.session_state.get("looked at")
+    for name in before or ():
+        if name not in known:
+            note(f"the run {name} has gone", "warning")
+    still = [name for name in before or () if name in by_name]
+    st.session_state["looked at"] = still or (list(by_name)[:1] if before != [] else [])
+    names = st.multiselect("Look at", list(by_name), max_selections=MOST, placeholder="choose runs", key="looked at")
     return [by_name[name] for name in names]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from llmrl.config import AppConfig
 from llmrl.errors import UserError
-from llmrl.serving.limits import Pace, checked_lines, checked_text
+from llmrl.serving.limits import Pace, Paces, checked_lines, checked_text
 
 
 def test_texts_are_checked() -> None:
@@ -35,3 +35,15 @@ def test_requests_a_minute() -> None:
     pace.step()
     with pytest.raises(UserError):
         pace.step()
+
+
+def test_an_address_has_one_pace_whoever_asks_from_it() -> None:
+    paces = Paces(1, addresses=2)
+    paces.of("10.0.0.1").step()
+    paces.of("10.0.0.2").step()
+    with pytest.raises(UserError):
+        paces.of("10.0.0.1").step()
+    paces.of("10.0.0.3").step()  # the address that was not heard of for longest is forgotten
+    with pytest.raises(UserError):
+        paces.of("10.0.0.1").step()
+    paces.of("10.0.0.2").step()

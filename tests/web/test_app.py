@@ -328,6 +328,25 @@ def test_a_run_that_goes_while_it_is_shown(page: Page, site: Site) -> None:
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=SECONDS)
 
 
+def test_a_run_that_begins_is_in_the_table_and_what_was_chosen_stays(page: Page, site: Site) -> None:
+    go(page, "Runs")
+    page.get_by_text("2 runs").wait_for(timeout=SECONDS)
+    looked = page.get_by_test_id("stMultiSelect").filter(has_text="Look at")
+    expect(looked).to_contain_text("mine", timeout=SECONDS)
+    begun = site.outputs / "begun"
+    shutil.copytree(packaged("packaged:example_run"), begun)
+    record = json.loads((begun / "run.json").read_text(encoding="utf-8"))
+    (begun / "run.json").write_text(json.dumps({**record, "started": "2998"}), encoding="utf-8")
+    try:
+        page.get_by_text("3 runs").wait_for(timeout=SECONDS)
+        idle(page)
+        assert "mine" in looked.inner_text()
+        assert "begun" not in looked.inner_text()
+    finally:
+        shutil.rmtree(begun)
+    page.get_by_text("2 runs").wait_for(timeout=SECONDS)
+
+
 def test_curves_follow_a_run_that_trains(page: Page, site: Site) -> None:
     run = site.outputs / "training"
     run.mkdir()
@@ -445,13 +464,35 @@ def test_rewards_follow_what_is_typed(page: Page) -> None:
     expect(page.get_by_text("end_of_sentence").first).to_be_visible(timeout=SECONDS)
 
 
+def test_the_keyboard_is_enough(page: Page) -> None:
+    """From the prompt to the answers without a mouse; what has the focus shows it."""
+    page.get_by_role("textbox", name="Prompt").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("The old mill")
+    page.keyboard.press("Control+Enter")
+    idle(page)
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText") == "Answer":
+            break
+    assert page.evaluate("document.activeElement.innerText") == "Answer"
+    seen = "(style => [style.outlineStyle, style.boxShadow])(getComputedStyle(document.activeElement))"
+    assert page.evaluate(seen) != ["none", "none"]
+    page.keyboard.press("Enter")
+    answers(page, "The old mill")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_light_and_dark(site: Site, chromium: Browser, scheme: str) -> None:
     context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    page.goto(site.url)
-    page.get_by_role("button", name="Answer").wait_for(timeout=SECONDS)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
-    assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 23)"}[scheme]
+    for address, there in (("", "Answer"), ("ask", "Ask"), ("runs", "Look at"), ("rewards", "Total")):
+        page.goto(f"{site.url}/{address}")
+        page.get_by_text(there, exact=True).last.wait_for(timeout=SECONDS)
+        idle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
+        wide = "[...document.querySelectorAll('button, textarea, input')].filter(e => e.getBoundingClientRect().right > 391)"
+        assert page.evaluate(f"{wide}.map(e => e.outerHTML.slice(0, 200))") == [], address
+        colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+        assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 23)"}[scheme]
     context.close()

@@ -1,12 +1,18 @@
 """The app's command: ports, hosts, and what it says."""
 
+import os
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from llmrl.web.serve import exposure, is_own
-from tests.conftest import Command, refused
+from tests.browser import browser
+from tests.conftest import ROOT, Command, refused
 
 
 def test_a_port_that_is_taken_is_named(command: Command) -> None:
@@ -39,3 +45,40 @@ def test_help_names_every_limit(command: Command, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "requests_per_minute" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_streamlit_serves_it_too_to_this_machine_alone(tmp_path: Path) -> None:
+    """`streamlit run llmrl/app.py`: its settings are those beside the file, wherever it is called from."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "llmrl" / "app.py"), f"--server.port={port}"]
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    try:
+        for _ in range(600):
+            try:
+                assert urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1).read() == b"ok"
+                break
+            except OSError:
+                time.sleep(0.1)
+        hosts = {local.rsplit(":", 1)[0] for local in _listening(port)}
+        assert hosts
+        assert hosts <= {"0100007F", "0" * 24 + "01000000"}
+        with browser() as chromium:
+            page = chromium.new_page()
+            page.goto(f"http://localhost:{port}")
+            page.get_by_role("button", name="Answer").wait_for(timeout=60_000)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert "gatherUsageStats" not in log.read_text(encoding="utf-8")
+    assert "Traceback" not in log.read_text(encoding="utf-8")
+
+
+def _listening(port: int) -> list[str]:
+    """Local addresses, as the kernel writes them, at which somebody listens."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return [line[1] for line in lines if line[3] == "0A" and int(line[1].rsplit(":", 1)[1], 16) == port]
