@@ -233,10 +233,13 @@ def scaling(rounds: int) -> dict[str, Any]:
     return found
 
 
+IMPORTS = "import torch; from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel"
+
+
 def startup(rounds: int) -> dict[str, Any]:
-    """Seconds from the command to the line of the first step."""
+    """Seconds from the command to the line of the first step; in turn, what torch and transformers take to be imported."""
     words = ["-m", "llmrl.train", "model=tiny", "tracker=none", "trainer.steps=1", "evaluation.enabled=false"]
-    found = []
+    found, imports = [], []
     for number in range(rounds):
         begun, first = time.perf_counter(), None
         folder = ROOT / "outputs" / "bench" / f"startup_{os.getpid()}_{number}"
@@ -254,7 +257,11 @@ def startup(rounds: int) -> dict[str, Any]:
         process.wait()
         assert first is not None
         found.append(first)
-    return {"command": "python " + " ".join(words), "seconds": found, "median_s": median(found)}
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", IMPORTS], check=True, stderr=subprocess.DEVNULL)
+        imports.append(time.perf_counter() - begun)
+    command = "python " + " ".join(words)
+    return {"command": command, "seconds": found, "median_s": median(found), "imports_median_s": median(imports)}
 
 
 def limits(_: int) -> dict[str, Any]:
@@ -269,13 +276,16 @@ if torch.cuda.is_available():
     PARTS["gpu"] = gpu
 
 
-def time_to_reward() -> dict[str, Any]:
-    """What `time_to_reward.py` found, for the table of bars."""
-    path = RESULTS / "time_to_reward.json"
-    if not path.is_file():
-        return {}
-    runs = json.loads(path.read_text(encoding="utf-8"))["ours"]
-    return {"time to reward": {"median_s": median(run["reached"]["seconds"] if run["reached"] else math.inf for run in runs)}}
+def found_elsewhere() -> dict[str, Any]:
+    """What `time_to_reward.py` and `profile_stages.py` found, for the table of bars and what is said of it."""
+    found: dict[str, Any] = {}
+    if (path := RESULTS / "time_to_reward.json").is_file():
+        runs = json.loads(path.read_text(encoding="utf-8"))["ours"]
+        seconds = [run["reached"]["seconds"] if run["reached"] else math.inf for run in runs]
+        found["time to reward"] = {"median_s": median(seconds)}
+    if (path := RESULTS / "profile.json").is_file():
+        found["profile"] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def main() -> None:
@@ -295,8 +305,8 @@ def main() -> None:
             "found": PARTS[part](args.rounds),
         }  # fmt: skip
         args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        args.out.with_suffix(".md").write_text(render(kept | time_to_reward()), encoding="utf-8")
-    print(render(kept | time_to_reward()))
+        args.out.with_suffix(".md").write_text(render(kept | found_elsewhere()), encoding="utf-8")
+    print(render(kept | found_elsewhere()))
 
 
 if __name__ == "__main__":

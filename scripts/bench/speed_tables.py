@@ -59,11 +59,31 @@ def _bars(parts: Found) -> list[str]:
     return [
         "## Bars", "", "| what | bar | measured | reached |", "| --- | --- | --- | --- |", *rows, "",
         "What is between llmrl and a bar that it does not reach: under each work below, the share of the processor's peak that the "
-        "bar would need; of sampling, the shares of peak and bandwidth; by kind of operation, [profile.md](profile.md): products "
-        "are 61 to 69 % of an update's time and 56 to 65 % of a rollout's, copies and indexing most of the rest, Python and "
-        "dispatch 11 to 13 % of a rollout. At batch 8 llmrl reads its weights at a quarter of the bandwidth: hundreds of small "
-        "operations a token, not memory, are the limit there. Memory: the sums are under each work.", "",
+        "bar would need; of sampling, the shares of peak and bandwidth. At batch 8 llmrl reads its weights at a fraction of the "
+        "bandwidth: hundreds of small operations a token, not memory, are the limit there. Memory: the sums are under each "
+        "work." + _shares(parts) + _imports(parts), "",
     ]  # fmt: skip
+
+
+def _shares(parts: Found) -> str:
+    """Of the profile, one stage after the other."""
+    if "profile" not in parts:
+        return ""
+    said = []
+    for stage in ("update", "rollout"):
+        works = [each[stage] for each in parts["profile"]["works"].values()]
+        products = [each["kinds"].get("products", 0) / max(each["seconds"], sum(each["kinds"].values())) for each in works]
+        said.append(f"{min(products):.0%} to {max(products):.0%} of {'an' if stage == 'update' else 'a'} {stage}'s time")
+    return f" By kind of operation, [profile.md](profile.md): products are {' and '.join(said)}."
+
+
+def _imports(parts: Found) -> str:
+    seconds = parts.get("startup", {}).get("found", {}).get("imports_median_s")
+    return (
+        f" Of a command's start, {seconds:.1f} s are Python with the imports of torch and transformers alone."
+        if seconds
+        else ""
+    )
 
 
 def _bar(what: str, bar: float, measured: float, unit: str = "x", at_most: bool = False) -> str:
