@@ -1,6 +1,6 @@
 """What each command takes: the whole config of a run, and of sampling and comparing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -172,15 +172,15 @@ class AppConfig:
 
     host: str = "localhost"  # what it listens at; 0.0.0.0 lets everybody in who reaches this machine
     port: int = 8501  # and where
-    outputs: str = "outputs"  # runs, sweeps and indexes below this folder are shown, and nothing outside it
+    outputs: str = "outputs"  # runs, sweeps and indexes below this folder are shown, with the models they name
     max_characters: int = 4000  # of a prompt or a question
     max_prompts: int = 16  # prompts of a list
-    max_new_tokens: int = 256  # tokens of a response
+    max_new_tokens: int = 256  # at least 2: tokens of a response
     max_samples: int = 256  # at least 64: responses of each model that an average is taken over
     max_upload_mb: int = 20  # files that are uploaded together
     max_uploads_mb: int = 2000  # everything that was ever uploaded, with its indexes
     max_waiting: int = 32  # requests of all visitors that may wait
-    requests_per_minute: int = 60  # of each visitor
+    requests_per_minute: int = 60  # of each visitor; those who come through a proxy of another machine count as one
     threads: int = 0  # processor threads; 0: leave it to torch
 
     def __post_init__(self) -> None:
@@ -190,20 +190,24 @@ class AppConfig:
             "max_characters", "max_prompts", "max_new_tokens", "max_samples", "max_upload_mb", "max_uploads_mb", "max_waiting",
             "requests_per_minute",
         ):  # fmt: skip
-            at_least(name, getattr(self, name), 64 if name == "max_samples" else 1)
+            at_least(name, getattr(self, name), {"max_samples": 64, "max_new_tokens": 2}.get(name, 1))
         if not self.host.strip():
             raise UserError("host is empty: localhost for this machine alone, 0.0.0.0 for everybody")
         self.outputs = str(Path(self.outputs).expanduser().absolute())
 
 
-def read_train_config(path: Path) -> TrainConfig:
-    """The config that a run was started with, from its config.yaml, checked as if it were new. Raises UserError."""
+def read_train_config(path: Path, without: Collection[str] = ()) -> TrainConfig:
+    """The config that a run was started with, from its config.yaml, checked as if it were new. Raises UserError.
+
+    A reward `python` runs the file that it names: `without` are rewards to leave out, for whoever only looks.
+    """
     try:
         raw = OmegaConf.load(path)
+        raw.reward = {name: each for name, each in raw.reward.items() if name not in without}
         schema = OmegaConf.structured(TrainConfig)
         schema.reward = {name: OmegaConf.structured(REWARDS.get(name)) for name in raw.reward}
         return OmegaConf.to_object(OmegaConf.merge(schema, raw))  # type: ignore[return-value]
-    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
+    except (OSError, YAMLError, OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} can't be read as a run's config: {one_line(error)}") from error
 
 

@@ -44,14 +44,16 @@ def respond(
 
 def scored(one: Sample, rewards: Mapping[str, Reward]) -> Response:
     """A sample with what each reward gives it."""
-    made = Response(one.prompt, one.response, len(one.token_ids), one.finished)
-    if rewards:
+    made, troubles = Response(one.prompt, one.response, len(one.token_ids), one.finished), []
+    for name, each in rewards.items():
         try:
-            scores = score(rewards, [one])
-            made.components = {name: values[0] for name, values in scores.components.items()}
-            made.weights, made.total = scores.weights, scores.total[0]
+            made.components[name] = score({name: each}, [one]).components[name][0]
+            made.weights[name] = each.weight
         except (UserError, RunError) as error:
-            made.trouble = str(error)
+            troubles.append(str(error))
+    if rewards and not troubles:
+        made.total = sum(made.weights[name] * value for name, value in made.components.items())
+    made.trouble = "; ".join(troubles)
     return made
 
 
@@ -59,7 +61,10 @@ def average(
     shelf: Shelf, base: Arm, trained: Arm, prompts: Sequence[str], rollout: RolloutConfig, seed: int,
     rewards: Mapping[str, Reward], samples: int, tell: Tell,
 ) -> Comparison:  # fmt: skip
-    """What `llmrl.compare` works out, of these prompts. Tells how many responses were sampled; others have their turn."""
+    """What `llmrl.compare` works out, of these prompts. Tells how many responses were sampled; others have their turn.
+
+    Raises UserError or RunError where a reward can't be worked out.
+    """
 
     def on_batch(done: int) -> None:
         tell(done)
@@ -68,6 +73,8 @@ def average(
     asked = [Prompt(text, id=str(number)) for number, text in enumerate(prompts)]
     settings = EvaluationConfig(samples=samples, batch_size=min(BATCH, samples), seed=seed)
     models = [replace(shelf.language_model(arm.model), name=arm.name) for arm in (base, trained)]
+    one = sample(models[0], asked[:1], rollout, torch.Generator().manual_seed(seed), on_token=lambda tokens: tell.check())
+    score(rewards, one.samples(rollout.max_new_tokens))  # a reward that can't be worked out is not found after all the sampling
     return compare(models[0], models[1], asked, rewards, rollout, settings, on_batch)
 
 

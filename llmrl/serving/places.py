@@ -49,6 +49,7 @@ class Places:
 
     def __init__(self, outputs: Path) -> None:
         self.outputs = outputs.expanduser().absolute()
+        self._read: dict[Path, tuple[tuple[float, ...], Run]] = {}  # runs that have ended, while their files stay as they are
 
     def inside(self, name: str) -> Path:
         """A path below the folder that is served. Raises UserError for one that leaves it, by dots or by a link."""
@@ -60,9 +61,23 @@ class Places:
     def runs(self) -> list[Run]:
         """Newest first, the example last. A folder that can't be read is left out."""
         found = [(str(path.parent.relative_to(self.outputs)), path.parent) for path in self._files("run.json")]
-        read = [run for name, path in found if (run := read_run(name, path)) is not None]
-        example = read_run(EXAMPLE_NAME, packaged(EXAMPLE))
+        read = [run for name, path in found if (run := self._run(name, path)) is not None]
+        example = self._run(EXAMPLE_NAME, packaged(EXAMPLE))
         return sorted(read, key=lambda run: run.started, reverse=True) + ([example] if example else [])
+
+    def run(self, name: str) -> Run | None:
+        """The one of that name, read anew; None where it has gone. Raises UserError for a name that leaves the folder."""
+        return self._run(name, packaged(EXAMPLE) if name == EXAMPLE_NAME else self.inside(name))
+
+    def _run(self, name: str, path: Path) -> Run | None:
+        state = tuple(_modified(path / file) for file in ("run.json", "evaluation.json", "final"))
+        known = self._read.get(path)
+        if known is not None and known[0] == state and all(state[:1]):
+            return known[1]
+        run = read_run(name, path)
+        if run is not None and run.status not in ("running", "interrupted"):
+            self._read[path] = (state, run)
+        return run
 
     def sweeps(self) -> list[str]:
         """Names of sweep folders, newest first."""
@@ -100,12 +115,14 @@ def read_run(name: str, path: Path) -> Run | None:
         if status == "running" and not is_locked(path):
             status = "interrupted"
         evaluation = read_evaluation(folder) or {}
+        gap, verdict = evaluation.get("difference"), evaluation.get("verdict")
         return Run(
             name=name, folder=folder, status=status, model=str(record.get("model", "")),
             base_weights=str(record.get("weights", "")), rewards=tuple(evaluation.get("components", {})) or _rewards_of(folder),
-            started=str(record.get("started", "")), steps=record.get("steps"), seconds=record.get("seconds"),
-            seed=record.get("seed"), verdict=evaluation.get("verdict"), base_reward=evaluation.get("base_reward"),
-            reward=evaluation.get("trained_reward"), difference=evaluation.get("difference"), kl=evaluation.get("kl"),
+            started=str(record.get("started", "")), steps=_number(record.get("steps")), seconds=_number(record.get("seconds")),
+            seed=_number(record.get("seed")), verdict=verdict if isinstance(verdict, str) else None,
+            base_reward=_number(evaluation.get("base_reward")), reward=_number(evaluation.get("trained_reward")),
+            difference=gap if isinstance(gap, dict) else None, kl=_number(evaluation.get("kl")),
         )  # fmt: skip
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -114,17 +131,23 @@ def read_run(name: str, path: Path) -> Run | None:
 def read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
     """evaluation.json, if there is one that can be read."""
     try:
-        return json.loads(folder.evaluation_file.read_text(encoding="utf-8"))
+        found = json.loads(folder.evaluation_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl so far; none where there is no such file, or it has gone."""
+    """The lines of metrics.jsonl so far that are a step's; none where there is no such file, or it has gone."""
     try:
-        return read_json_lines(folder.metrics_file)
+        lines: list[Any] = read_json_lines(folder.metrics_file)
     except (OSError, ValueError):
         return []
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int | float) else None
 
 
 def _rewards_of(folder: RunFolder) -> tuple[str, ...]:

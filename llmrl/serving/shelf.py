@@ -22,26 +22,32 @@ from llmrl.retrieval.search import Searcher
 BYTES_A_WEIGHT = 8
 """In fp32, a copy in bf16, and as much again while it is read."""
 RESERVE = 0.1
-"""Share of the machine's memory that is left free."""
+"""Share of the memory that is left free."""
 T = TypeVar("T")
 
 
-def free_bytes(limits: Path = Path("/sys/fs/cgroup")) -> float:
-    """Of the machine's memory, or of what a container may have of it (cgroup v2), whichever is less."""
-    free = psutil.virtual_memory().available
+def memory(limits: Path = Path("/sys/fs/cgroup")) -> tuple[float, float]:
+    """(bytes that are free, bytes there are): of the machine, or of what a container may have of it (cgroup v2)."""
+    machine = psutil.virtual_memory()
+    free, total = float(machine.available), float(machine.total)
     try:
-        most, used = ((limits / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
-        return free if most == "max" else min(free, int(most) - int(used))
-    except (OSError, ValueError):  # no such limits here
-        return free
+        most, used, told = (
+            (limits / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current", "stat")
+        )
+        if most != "max":
+            cached = int(dict(line.split() for line in told.splitlines())["inactive_file"])  # files that are kept in case
+            free, total = min(free, int(most) - int(used) + cached), min(total, int(most))
+    except (OSError, ValueError, KeyError):  # no such limits here
+        pass
+    return free, total
 
 
 class Shelf:
     """What was used last is dropped last."""
 
-    def __init__(self, free: Callable[[], float] = free_bytes, most: int = 8) -> None:
-        """`free` says how many bytes are free, `most` how many things are kept at most."""
-        self._free, self._most = free, most
+    def __init__(self, memory: Callable[[], tuple[float, float]] = memory, most: int = 8) -> None:
+        """`memory` says how many bytes are free, and of how many; `most` things are kept at most."""
+        self._memory, self._most = memory, most
         self._things: OrderedDict[tuple[object, ...], object] = OrderedDict()
         self._hashes: dict[tuple[object, ...], str] = {}
 
@@ -74,11 +80,15 @@ class Shelf:
         return cast(T, self._things[key])
 
     def _make_room(self, size: float, name: str) -> None:
-        reserve = RESERVE * psutil.virtual_memory().total
-        while self._things and (self._free() - size < reserve or len(self._things) >= self._most):
+        while self._things and (self._left(size) < 0 or len(self._things) >= self._most):
             self._things.popitem(last=False)
             give_back_memory()
-        if self._free() - size < reserve:
+        if self._left(size) < 0:
             raise UserError(
-                f"there is no memory for {name}: it wants {size / 1e9:.1f} GB, {self._free() / 1e9:.1f} GB are free"
+                f"there is no memory for {name}: it wants {size / 1e9:.1f} GB, {self._memory()[0] / 1e9:.1f} GB are free"
             )
+
+    def _left(self, size: float) -> float:
+        """Bytes that are left above the reserve when something of that size is there."""
+        free, total = self._memory()
+        return free - size - RESERVE * total

@@ -13,9 +13,10 @@ from llmrl.errors import UserError
 from llmrl.serving.limits import checked_text
 from llmrl.serving.places import SMOLLM2, TINY, Run
 from llmrl.serving.response import Piece
+from llmrl.serving.uploads import KINDS, MOST_FILES, check_files, refuse_if_full
 from llmrl.serving.worker import Tell
 from llmrl.web.house import DEMO, house, pace
-from llmrl.web.parts import carried_out, empty, model_name, note, said, told_of_another_base
+from llmrl.web.parts import carried_out, empty, kept, model_name, note, said, told_of_another_base
 
 if TYPE_CHECKING:
     from llmrl.rollout.ask import Answer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 TITLES = {"alone": "base, no sources", "base": "base, with sources", "trained": "trained, with sources"}
 DEMO_QUESTION = "Why are there two high tides each day?"
+NONE = ""
+"""No run beside the base."""
 AROUND = 1500  # characters of a document that are shown on either side of a chunk
 
 
@@ -32,6 +35,8 @@ class Shown:
 
     question: str
     index: str
+    base: str
+    run: str  # its name, or nothing
     arms: "Arms"
     documents: dict[str, str]  # path to text
 
@@ -40,8 +45,12 @@ def page() -> None:
     st.title("Ask", anchor=False)
     st.caption("Retrieval beside none: the same base, with and without what was found, and what training made of it.")
     index, base, run = _choices()
+    if st.session_state.get("asked of") != index:  # a question that nobody typed goes with its index
+        if st.session_state.get("question", "") in ("", DEMO_QUESTION):
+            st.session_state.question = DEMO_QUESTION if index == DEMO else ""
+        st.session_state["asked of"] = index
     with st.form("ask", border=False):
-        question = st.text_input("Question", DEMO_QUESTION if index == DEMO else "", placeholder="Ask the documents something")
+        question = st.text_input("Question", key="question", placeholder="Ask the documents something", persist_state="session")
         asked = st.form_submit_button("Ask", type="primary")
     with st.container():
         if asked:
@@ -62,11 +71,19 @@ def _choices() -> tuple[str, str, Run | None]:
     new = st.session_state.pop("new index", None)
     if new in indexes:
         st.session_state["index"] = new
-    index = first.selectbox("Index", indexes, key="index")
-    base = second.selectbox("Base", bases, format_func=model_name, index=bases.index(SMOLLM2) if SMOLLM2 in bases else 0)
+    kept("index", indexes, indexes[0])
+    index = first.selectbox("Index", indexes, key="index", persist_state="session")
+    kept("base to ask", bases, SMOLLM2 if SMOLLM2 in bases else bases[0])
+    base = second.selectbox("Base", bases, format_func=model_name, key="base to ask", persist_state="session")
     fitting = {run.name: run for run in runs if run.model == base}
-    name = third.selectbox("Trained from it", [None, *fitting], format_func=lambda each: each or "none")
+    kept(f"run of {base}", [NONE, *fitting], next(iter(fitting), NONE))
+    name = third.selectbox(
+        "Trained from it", [NONE, *fitting], format_func=lambda each: each or "none", key=f"run of {base}",
+        persist_state="session",
+    )  # fmt: skip
     hint = st.empty()  # there or not, what stands below keeps its place, and stays open
+    if not fitting:
+        hint.caption(f"Nothing was trained from {model_name(base)} yet: `python -m llmrl.train model.name_or_path={base}`")
     if base == TINY:
         hint.caption(
             "The tiny model writes simple stories; it can't answer questions. SmolLM2-135M can, a little: "
@@ -94,7 +111,7 @@ def _answer(question: str, index: str, base: str, run: Run | None) -> None:
     stop, names = st.empty(), ["alone", "base", *(["trained"] if run else [])]
     stop.button("Stop")
     told_of_another_base(ModelConfig(name_or_path=base), [run] if run else [])
-    boxes, waiting, so_far = _boxes(names), st.empty(), dict.fromkeys(names, "")
+    boxes, waiting, so_far = _boxes(names, base, run.name if run else ""), st.empty(), dict.fromkeys(names, "")
 
     def told(piece: Piece) -> None:
         so_far[piece.at] += piece.text
@@ -111,7 +128,8 @@ def _answer(question: str, index: str, base: str, run: Run | None) -> None:
         arms = ask_all(shelf, _settings(folder, base), trained, question, tell)
         searcher = shelf.searcher(RetrieverConfig(name="auto", index=folder))
         paths = {source.hit.chunk.path for source in arms.base.sources}
-        return Shown(question, index, arms, {path: searcher.index.store.text_of(path) or "" for path in paths})
+        texts = {path: searcher.index.store.text_of(path) or "" for path in paths}
+        return Shown(question, index, base, run.name if run else "", arms, texts)
 
     shown = carried_out(work, told, waiting, draw)
     stop.empty()
@@ -121,11 +139,12 @@ def _answer(question: str, index: str, base: str, run: Run | None) -> None:
         _sources(shown)
 
 
-def _boxes(names: list[str]) -> dict[str, Any]:
+def _boxes(names: list[str], base: str, run: str) -> dict[str, Any]:
     boxes = {}
     for name, column in zip(names, st.columns(len(names)), strict=True):
         with column:
             st.html(f"<strong>{TITLES[name]}</strong>")
+            st.text(run if name == "trained" else model_name(base))
             boxes[name] = st.empty()
             boxes[name].html(said(""))
     return boxes
@@ -151,7 +170,7 @@ def _below(answer: "Answer") -> str:
 
 def _show(shown: Shown) -> None:
     st.text(shown.question)
-    boxes = _boxes(["alone", "base", *(["trained"] if shown.arms.trained else [])])
+    boxes = _boxes(["alone", "base", *(["trained"] if shown.arms.trained else [])], shown.base, shown.run)
     _fill(boxes, shown)
     _sources(shown)
 
@@ -179,20 +198,36 @@ def _sources(shown: Shown) -> None:
 
 
 def _upload() -> None:
-    from llmrl.serving.uploads import KINDS
-
     config = house().config
     with st.expander("Your own documents"):
-        st.caption(f"{', '.join(KINDS)}; at most {config.max_upload_mb} MB together. They stay in the folder that is served.")
+        st.caption(
+            f"{', '.join(KINDS)}; at most {MOST_FILES} files with {config.max_upload_mb} MB together. They stay in the "
+            "folder that is served: everybody who can open this page can search and read them."
+        )
         name = st.text_input("Name of the index", "my documents", max_chars=60)
-        files = st.file_uploader("Documents", list(KINDS), accept_multiple_files=True, max_upload_size=config.max_upload_mb)
+        number = st.session_state.setdefault("uploader", 0)
+        files = st.file_uploader(
+            "Documents", list(KINDS), accept_multiple_files=True, max_upload_size=config.max_upload_mb, key=f"uploader {number}"
+        )
+        if files and (why := _refused(files)):
+            st.session_state.uploader, st.session_state["of uploads"] = number + 1, [(why, "error")]
+            st.rerun()  # with an empty uploader: what was refused is not kept
+        for text, kind in st.session_state.pop("of uploads", []):
+            note(text, kind)
         if st.button("Make the index"):
             _make(name, files or [])
 
 
-def _make(name: str, files: Sequence[Any]) -> None:
-    from llmrl.serving.uploads import check_files, make_index_of_files, refuse_if_full
+def _refused(files: Sequence[Any]) -> str:
+    """Why these files are not taken; empty if they are."""
+    try:
+        check_files([(file.name, file.size) for file in files], house().config.max_upload_mb)
+    except UserError as error:
+        return str(error)
+    return ""
 
+
+def _make(name: str, files: Sequence[Any]) -> None:
     config, places = house().config, house().places
     try:
         pace().step()
@@ -206,9 +241,11 @@ def _make(name: str, files: Sequence[Any]) -> None:
 
     def told(event: Any) -> None:
         what, done, total = event
-        bar.progress(min(1.0, done / max(total, 1)), f"{what}: {done} of {total}")
+        bar.progress(min(1.0, done / max(total, 1)), f"{what}: {done} of {total}" if total else str(what))
 
     def work(tell: Tell) -> Any:
+        from llmrl.serving.indexing import make_index_of_files  # here, as it loads torch
+
         def told_so(event: object) -> None:
             tell(event)
             tell.let_others()
@@ -220,11 +257,12 @@ def _make(name: str, files: Sequence[Any]) -> None:
     bar.empty()
     if done is None:
         return
-    for path, reason in done.skipped:
-        note(f"left out: {path}: {reason}", "warning")
-    if not done.counts["chunks"]:
-        note("no file of it has any text: there is nothing to find", "warning")
-        return
-    st.session_state["new index"] = f"uploads/{name.strip()}/index"
-    note(f"{done.counts['documents']} documents in {done.counts['chunks']} chunks; the index is among those above")
-    st.button("Ask it")
+    told_later = [(f"left out: {path}: {reason}", "warning") for path, reason in done.skipped]
+    if done.counts["chunks"]:
+        st.session_state["new index"] = f"uploads/{name.strip()}/index"
+        st.session_state.uploader += 1
+        told_later.append((f"{done.counts['documents']} documents in {done.counts['chunks']} chunks: ask them above", "info"))
+    else:
+        told_later.append(("no file of it has any text: there is nothing to find", "warning"))
+    st.session_state["of uploads"] = told_later
+    st.rerun()  # the indexes above are drawn anew

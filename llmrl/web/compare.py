@@ -15,7 +15,18 @@ from llmrl.serving.places import Run
 from llmrl.serving.response import Arm, Piece, Response
 from llmrl.serving.worker import Tell
 from llmrl.web.house import house, pace
-from llmrl.web.parts import WANTS_SOURCES, carried_out, chips, empty, model_name, note, rows, said, told_of_another_base
+from llmrl.web.parts import (
+    WANTS_SOURCES,
+    carried_out,
+    chips,
+    empty,
+    kept,
+    model_name,
+    note,
+    rows,
+    said,
+    told_of_another_base,
+)
 
 if TYPE_CHECKING:
     from llmrl.evaluation.comparison import Comparison
@@ -38,8 +49,8 @@ class Asked:
     greedy: bool
     seed: int
     rewards: dict[str, Reward]
-    responses: list[dict[str, Response]] = field(default_factory=list)  # of each prompt: arm to response
-    averages: dict[str, "Comparison"] = field(default_factory=dict)
+    responses: list[dict[str, Response]] = field(default_factory=list, compare=False)  # of each prompt: arm to response
+    averages: dict[str, "Comparison"] = field(default_factory=dict, compare=False)
 
     def models(self) -> dict[str, ModelConfig]:
         """The base first, computed alike."""
@@ -57,51 +68,56 @@ def page() -> None:
     prompts = _prompts()
     configs = _configs(chosen)
     rollout, greedy = _decoding(configs)
-    rewards = _rewards(configs)
+    rewards = _rewards(configs, chosen)
     answer, another, many = _buttons()
     if answer or another or many:
         asked = _asked(prompts, chosen, base, rollout, greedy, rewards)
-        if asked is not None:
+        if asked is not None and many:
+            _average(asked)
+        elif asked is not None:
             st.session_state.compared = asked
-            if many:
-                _average(asked)
-            else:
-                _stream(asked)
-                return
-    kept: Asked | None = st.session_state.get("compared")
-    if kept is None or not (any(kept.responses) or kept.averages):
+            _stream(asked)
+            return
+    before: Asked | None = st.session_state.get("compared")
+    if before is None or not (any(before.responses) or before.averages):
         empty("Nothing was asked yet.", "Write a prompt and press Answer.")
     else:
-        _show(kept)
+        _show(before)
 
 
 def _models(runs: Sequence[Run]) -> tuple[str, list[Run]]:
     bases = house().places.bases(runs)
     left, right = st.columns([1, 2])
-    base = left.selectbox("Base", bases, format_func=model_name, help="What every run beside it was trained from.")
+    kept("base to compare", bases, bases[0])
+    base = left.selectbox(
+        "Base", bases, format_func=model_name, help="What every run beside it was trained from.", key="base to compare",
+        persist_state="session",
+    )  # fmt: skip
     fitting = {run.name: run for run in runs if run.model == base}
     if not fitting:
         with right:
             empty(f"No run started from {model_name(base)} yet.", command=f"python -m llmrl.train model.name_or_path={base}")
+    kept(f"runs of {base}", list(fitting), list(fitting)[:1])
     names = right.multiselect(
-        "Trained from it", list(fitting), default=list(fitting)[:1], max_selections=3, placeholder="choose one run or more",
-        key=f"runs of {base}",
+        "Trained from it", list(fitting), max_selections=3, placeholder="choose one run or more", key=f"runs of {base}",
+        persist_state="session",
     )  # fmt: skip
     return base, [fitting[name] for name in names]
 
 
 def _prompts() -> str:
     return st.text_area(
-        "Prompt", "Once upon a time", height=90, max_chars=None, key="prompt",
+        "Prompt", "Once upon a time", height=90, max_chars=None, key="prompt", persist_state="session",
         help=f"A line each for several prompts, at most {house().config.max_prompts}.",
     )  # fmt: skip
 
 
 def _configs(chosen: Sequence[Run]) -> list[TrainConfig]:
+    """Without rewards that run a file: looking at a run runs nothing that it names."""
     found = []
     for run in chosen:
         try:
-            found.append(read_train_config(run.folder.path / "config.yaml"))
+            found.append(read_train_config(run.folder.path / "config.yaml", without=(OWN,)))
         except UserError as error:
             note(str(error), "error")
     return found
@@ -112,30 +128,52 @@ def _decoding(configs: Sequence[TrainConfig]) -> tuple[RolloutConfig, bool]:
     most = house().config.max_new_tokens
     with st.expander("Seed and decoding"):
         first, second, third, fourth = st.columns(4)
-        first.number_input("Seed", 0, 2**31 - 1, key="seed", help="The same for every model.")
-        tokens = second.slider("Tokens at most", 1, most, min(trained.max_new_tokens, most))
-        temperature = third.slider("Temperature", 0.1, 2.0, min(max(trained.temperature, 0.1), 2.0), 0.05)
-        top_p = fourth.slider("Top p", 0.05, 1.0, max(trained.top_p, 0.05), 0.05, help="1 keeps the whole distribution.")
-        greedy = st.toggle("The likeliest token always", help="No chance at all; the seed and the temperature mean nothing.")
+        first.number_input("Seed", 0, 2**31 - 1, key="seed", help="The same for every model.", persist_state="session")
+
+        def slider(place: Any, name: str, low: Any, high: Any, own: Any, **options: Any) -> Any:
+            """Begins with the run's own value, which another run may have otherwise."""
+            value = min(max(own, low), high)
+            return place.slider(name, low, high, value, key=f"{name} {value}", persist_state="session", **options)
+
+        tokens = slider(second, "Tokens at most", 1, most, trained.max_new_tokens)
+        temperature = slider(third, "Temperature", 0.1, 2.0, trained.temperature, step=0.05)
+        top_p = slider(fourth, "Top p", 0.05, 1.0, trained.top_p, step=0.05, help="1 keeps the whole distribution.")
+        greedy = st.toggle(
+            "The likeliest token always", help="No chance at all; the seed and the temperature mean nothing.", key="greedy",
+            persist_state="session",
+        )  # fmt: skip
     made = replace(
         trained, max_new_tokens=tokens, temperature=temperature, top_p=top_p, min_new_tokens=min(trained.min_new_tokens, tokens)
     )
     return made, greedy
 
 
-def _rewards(configs: Sequence[TrainConfig]) -> dict[str, Reward]:
+def _rewards(configs: Sequence[TrainConfig], runs: Sequence[Run]) -> dict[str, Reward]:
     trained: dict[str, Reward] = {}
     for config in configs:
         if any(name in trained and trained[name] != each for name, each in config.reward.items()):
             note("the runs were trained with one reward at different settings; all are scored by those of the first", "warning")
         trained = {**config.reward, **trained}
-    known = [name for name in REWARDS if name not in (OWN, *WANTS_SOURCES) or name in trained]
+    own = next((run for run in runs if OWN in run.rewards), None) if house().is_own else None
+    known = [name for name in REWARDS if name not in (OWN, *WANTS_SOURCES)] + [OWN] * (own is not None)
+    left_out = [name for name in trained if name in WANTS_SOURCES]
     with st.expander("Rewards"):
         names = st.multiselect(
-            "Scored by", known, default=list(trained) or ["no_repeat"], key=f"rewards of {sorted(trained)}",
+            "Scored by", known, default=[name for name in trained if name in known] or ["no_repeat"],
+            key=f"rewards of {sorted(trained)}", persist_state="session",
             help="Those that the runs were trained with, at their weights, unless you choose others.",
         )  # fmt: skip
-    return {name: trained[name] if name in trained else REWARDS.get(name)() for name in names}  # type: ignore[operator]
+        if left_out:
+            st.caption(f"Trained with {', '.join(left_out)}, too, which want sources: a bare prompt has none. See Ask.")
+        if own is not None and OWN not in names:
+            st.caption(f"{own.name} was trained with a Python function of its own; choose {OWN} to run the file that it names.")
+    made = {name: trained[name] if name in trained else REWARDS.get(name)() for name in names if name != OWN}  # type: ignore[operator]
+    if OWN in names and own is not None:
+        try:
+            made[OWN] = read_train_config(own.folder.path / "config.yaml").reward[OWN]
+        except (UserError, KeyError) as error:
+            note(str(error), "error")
+    return made
 
 
 def _buttons() -> tuple[bool, bool, int]:
@@ -146,7 +184,7 @@ def _buttons() -> tuple[bool, bool, int]:
     another = second.button("Again with another seed", width="stretch", on_click=_next_seed)
     most = house().config.max_samples
     choices = [number for number in SAMPLES if number <= most] or SAMPLES[:1]
-    samples = third.selectbox("Samples of each", choices, key="samples")
+    samples = third.selectbox("Samples of each", choices, key="samples", persist_state="session")
     many = fourth.button(
         "Average over many", width="stretch", help="The mean reward of each, with the interval of their difference."
     )
@@ -222,10 +260,12 @@ def _places(models: Mapping[str, ModelConfig], base: str) -> dict[str, tuple[Any
 
 def _fill(box: Any, made: Response, base: Response | None) -> None:
     beside = base if base is not made else None
-    shown = {"reward": (made.total, beside.total if beside else None, 1.0)} if made.total is not None else {}
-    if len(made.components) > 1:
-        for name, value in made.components.items():
-            shown[name] = (value, beside.components.get(name) if beside else None, made.weights[name])
+    shown = {
+        name: (value, beside.components.get(name) if beside else None, made.weights[name])
+        for name, value in made.components.items()
+    }
+    if made.total is not None and (len(shown) > 1 or any(weight != 1 for *_, weight in shown.values())):
+        shown = {"reward": (made.total, beside.total if beside else None, 1.0), **shown}
     end = "ended by itself" if made.finished else "cut off"
     with box.container():
         trouble = f'<div class="meta">{said(made.trouble)}</div>' if made.trouble else ""
@@ -278,6 +318,10 @@ def _average(asked: Asked) -> None:
         bar.empty()
         if made is not None:
             asked.averages[run.name] = made
+            before: Asked | None = st.session_state.get("compared")
+            if before is not None and before is not asked and before == asked:
+                asked.responses = before.responses
+            st.session_state.compared = asked
 
 
 def _show_average(name: str, made: "Comparison") -> None:
@@ -286,7 +330,8 @@ def _show_average(name: str, made: "Comparison") -> None:
     st.html(f'<div class="verdict">{made.verdict}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})</div>')
     st.text(f"{name}: {made.samples} responses of each; 95 % interval over {gap.resampled}")
     span = "{0.mean:+.3f} ({0.low:+.3f} to {0.high:+.3f})"
-    table = [("reward", f"{made.base_reward:.3f}", f"{made.trained_reward:.3f}", span.format(gap))]
+    only = f" {next(iter(made.components))}" if len(made.components) == 1 else ""
+    table = [(f"reward{only}", f"{made.base_reward:.3f}", f"{made.trained_reward:.3f}", span.format(gap))]
     if len(made.components) > 1:
         table += [(f"reward {key}", "", "", span.format(each)) for key, each in made.components.items()]
     table += [

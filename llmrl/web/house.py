@@ -33,6 +33,7 @@ class House:
         self.config = AppConfig(**json.loads(os.environ.get(SETTINGS, "{}")))
         self.places, self.worker = Places(Path(self.config.outputs)), Worker(self.config.max_waiting)
         self.warning = exposure(str(st.get_option("server.address") or "0.0.0.0"))
+        self.is_own = not self.warning  # nobody but whoever sits at this machine is let in
         if self.warning and SETTINGS not in os.environ:  # the command has said so already
             print(f"llmrl app: {self.warning}", file=sys.stderr)
         self.paces = Paces(self.config.requests_per_minute)
@@ -83,7 +84,7 @@ class House:
         if name == DEMO and DEMO not in self.places.indexes():
             from llmrl.config import IngestConfig, RetrieverConfig
             from llmrl.retrieval.ingest import ingest
-            from llmrl.serving.uploads import Quiet
+            from llmrl.serving.indexing import Quiet
 
             settings = RetrieverConfig(name="bm25")
             ingest(IngestConfig(docs="packaged:demo/docs", index=str(folder), retriever=settings), Quiet())

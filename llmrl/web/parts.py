@@ -67,6 +67,19 @@ def empty(what: str, next_step: str = "", command: str = "") -> None:
     st.html(f'<div class="empty"><p>{html.escape(what)}</p>{step}</div>')
 
 
+def kept(key: str, options: Sequence[Any], default: Any) -> None:
+    """Let a widget of that key begin with what was chosen before, as far as it is still among the options, else with `default`.
+
+    To be called before the widget, which is given no default of its own; a list is several choices.
+    """
+    chosen = st.session_state.get(key, default)
+    if isinstance(chosen, list):
+        still = [each for each in chosen if each in options]
+        st.session_state[key] = still if still or not chosen else default
+    else:
+        st.session_state[key] = chosen if chosen in options else default
+
+
 def carried_out(
     work: Callable[[Tell], T], on_told: Callable[[Any], None], waiting: Any, draw: Callable[[], None] = lambda: None,
     long: bool = False,

@@ -2,16 +2,18 @@
 
 import html
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import streamlit as st
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from llmrl.config import plain, read_train_config
 from llmrl.config.commands import flat
 from llmrl.errors import UserError, one_line
 from llmrl.serving.places import Run, read_evaluation, read_metrics
 from llmrl.web.house import house
-from llmrl.web.parts import empty, model_name, note, rows, said
+from llmrl.web.parts import empty, kept, model_name, note, rows, said
 
 LIVE_SECONDS = 2
 NEWS_SECONDS = 5  # until a run that has begun or ended is in the table
@@ -58,30 +60,30 @@ def _table(runs: Sequence[Run]) -> list[Run]:
     first, second = st.columns([3, 1])
     words = first.text_input("Filter", placeholder="part of a name, model, reward or verdict").lower().split()
     states = second.multiselect("Status", sorted({run.status for run in runs}), placeholder="any")
-    kept = [
+    fitting = [
         run for run in runs
         if all(word in " ".join([run.name, run.model, *run.rewards, run.verdict or ""]).lower() for word in words)
         and (not states or run.status in states)
     ]  # fmt: skip
-    if not kept:
+    if not fitting:
         empty("No run fits the filter.", "Write less of it.")
         return []
     seconds, started = st.column_config.NumberColumn(format="%.0f"), st.column_config.DatetimeColumn()
     columns = {"seconds": seconds, "started": started}
-    st.dataframe([_row(run) for run in kept], hide_index=True, column_config=columns)
-    return kept
+    st.dataframe([_row(run) for run in fitting], hide_index=True, column_config=columns)
+    return fitting
 
 
-def _chosen(kept: Sequence[Run], known: Collection[str]) -> list[Run]:
+def _chosen(fitting: Sequence[Run], known: Collection[str]) -> list[Run]:
     """Those that the visitor looks at; what he chose stays chosen when runs come and go."""
-    by_name = {run.name: run for run in kept}
-    before: list[str] | None = st.session_state.get("looked at")
-    for name in before or ():
+    by_name = {run.name: run for run in fitting}
+    for name in st.session_state.get("looked at", ()):
         if name not in known:
             note(f"the run {name} has gone", "warning")
-    still = [name for name in before or () if name in by_name]
-    st.session_state["looked at"] = still or (list(by_name)[:1] if before != [] else [])
-    names = st.multiselect("Look at", list(by_name), max_selections=MOST, placeholder="choose runs", key="looked at")
+    kept("looked at", list(by_name), list(by_name)[:1])
+    names = st.multiselect(
+        "Look at", list(by_name), max_selections=MOST, placeholder="choose runs", key="looked at", persist_state="session"
+    )
     return [by_name[name] for name in names]
 
 
@@ -101,11 +103,11 @@ def _rounded(value: Any) -> float | None:
 
 def _find(names: Sequence[str]) -> list[Run]:
     """Read anew, as they go on while they are looked at. Says so where one has gone."""
-    known = {run.name: run for run in house().places.runs()}
-    for name in names:
-        if name not in known:
+    found = {name: house().places.run(name) for name in names}
+    for name, run in found.items():
+        if run is None:
             note(f"the run {name} has gone", "warning")
-    return [known[name] for name in names if name in known]
+    return [run for run in found.values() if run is not None]
 
 
 def _curves(names: Sequence[str]) -> None:
@@ -126,12 +128,16 @@ def _draw(names: Sequence[str]) -> None:
         empty("Nothing has been logged yet.", "It comes after the first step.")
         return
     if len(runs) == 1:
-        figures = dict(figures_of(logged[runs[0].name]).values())
+        try:
+            figures = dict(figures_of(logged[runs[0].name]).values())
+        except (KeyError, TypeError, ValueError) as error:
+            note(f"what {runs[0].name} logged can't be read: {one_line(error)}", "error")
+            return
     else:
         figures = {
             title: {
                 "data": [
-                    curve(html.escape(name, quote=False), *_points(lines, metric), COLOURS[place % len(COLOURS)])
+                    curve(name, *_points(lines, metric), COLOURS[place % len(COLOURS)])
                     for place, (name, lines) in enumerate(logged.items()) if any(metric in line for line in lines)
                 ],
                 "layout": layout("step", ""),
@@ -143,12 +149,23 @@ def _draw(names: Sequence[str]) -> None:
         with columns[place % 2]:
             st.caption(caption)
             figure["layout"] = {**figure["layout"], "height": 300}
+            figure["data"] = [_as_text(trace) for trace in figure["data"]]
             st.plotly_chart(figure, key=f"curve {place}", config={"displaylogo": False, "displayModeBar": False})
 
 
+def _as_text(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """Plotly reads the names of curves and bars as HTML; here they are text."""
+
+    def text(value: Any) -> Any:
+        return html.escape(value, quote=False) if isinstance(value, str) else value
+
+    names = {key: text(trace[key]) for key in ("name", "legendgroup") if key in trace}
+    return {**trace, **names, **{axis: [text(each) for each in trace[axis]] for axis in ("x", "y") if axis in trace}}
+
+
 def _points(lines: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[float], list[float]]:
-    kept = [line for line in lines if metric in line]
-    return [line["step"] for line in kept], [line[metric] for line in kept]
+    those = [line for line in lines if metric in line]
+    return [line["step"] for line in those], [line[metric] for line in those]
 
 
 def _one(run: Run) -> None:
@@ -157,20 +174,26 @@ def _one(run: Run) -> None:
         return
     st.subheader("Held-out pairs, unpicked", anchor=False)
     pairs = evaluation.get("pairs", [])
-    for prompt, base, trained in pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]:
-        st.html(said(prompt[-300:]))
-        left, right = st.columns(2)
-        for column, title, answer in ((left, "base", base), (right, "trained", trained)):
-            column.html(f'<div class="meta">{title}, reward {answer["reward"]:+.2f}</div>{said(answer["response"])}')
+    try:
+        for prompt, base, trained in pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]:
+            st.html(said(prompt[-300:]))
+            left, right = st.columns(2)
+            for column, title, answer in ((left, "base", base), (right, "trained", trained)):
+                column.html(f'<div class="meta">{title}, reward {answer["reward"]:+.2f}</div>{said(answer["response"])}')
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        note(f"its pairs can't be read: {one_line(error)}", "error")
 
 
 def _differences(first: Run, second: Run) -> None:
     st.subheader("What differs", anchor=False)
-    try:
-        told = [dict(flat(plain(read_train_config(run.folder.path / "config.yaml")))) for run in (first, second)]
-    except UserError as error:
-        note(str(error), "error")
-        return
+    told = []
+    for run in (first, second):
+        try:  # as it was written; nothing that it names is run
+            read = OmegaConf.to_container(OmegaConf.load(run.folder.path / "config.yaml"), resolve=False)
+            told.append(dict(flat(cast(dict[str, Any], read))))
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException, AttributeError) as error:
+            note(f"the config of {run.name} can't be read: {one_line(error)[:300]}", "error")
+            return
     keys = [key for key in sorted(told[0].keys() | told[1].keys()) if told[0].get(key) != told[1].get(key)]
     if not keys:
         note("their configs are the same: what differs is chance, or the code")

@@ -20,7 +20,8 @@ def serve(config: AppConfig, script: Path) -> int:
     """Serve until stopped. Raises UserError where the port is taken or the host is none."""
     _refuse_if_taken(config.host, config.port)
     os.environ[SETTINGS] = json.dumps(asdict(config))
-    print(f"llmrl app: http://{config.host}:{config.port} (Ctrl-C ends it)", flush=True)
+    at = f"[{config.host}]" if ":" in config.host else config.host
+    print(f"llmrl app: http://{at}:{config.port} (Ctrl-C ends it)", flush=True)
     if warning := exposure(config.host):
         print(f"llmrl app: {warning}", file=sys.stderr, flush=True)
     from streamlit.web import cli
@@ -37,7 +38,8 @@ def exposure(host: str) -> str:
         return ""
     return (
         f"host={host} lets in everybody who reaches this machine, without a password and unencrypted: they can use its models, "
-        "read the runs and indexes shown, and upload documents; put it behind a proxy that asks who they are"
+        "read the runs, indexes and uploads shown, and upload documents; put it behind a proxy that asks who they are and "
+        "counts their requests: requests_per_minute takes those who come through one proxy for one"
     )
 
 
@@ -52,8 +54,9 @@ def is_own(host: str) -> bool:
 
 
 def _refuse_if_taken(host: str, port: int) -> None:
+    wanted = socket.AF_INET6 if ":" in host else socket.AF_INET  # as Streamlit listens
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise UserError(f"host={host} is no address of this machine: {error.strerror or error}") from None
     for family, kind, protocol, _, address in found[:1]:

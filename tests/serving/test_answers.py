@@ -26,9 +26,9 @@ from llmrl.rewards.no_repeat import NoRepeat
 from llmrl.rollout.ask import Asker
 from llmrl.rollout.sampler import sample
 from llmrl.serving.answers import ask_all, average, respond
+from llmrl.serving.indexing import Quiet
 from llmrl.serving.response import Arm, Piece
 from llmrl.serving.shelf import Shelf
-from llmrl.serving.uploads import Quiet
 from llmrl.serving.worker import Told, Worker
 
 TINY = ModelConfig(name_or_path="packaged:tiny")

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from llmrl.config import ModelConfig, RetrieverConfig, packaged
 from llmrl.errors import UserError
 from llmrl.models.load import fingerprint
-from llmrl.serving.shelf import Shelf, free_bytes
+from llmrl.serving.shelf import Shelf, memory
 
 TINY = ModelConfig(name_or_path="packaged:tiny")
 
@@ -35,7 +36,7 @@ def test_a_model_is_loaded_once_and_anew_when_its_files_change(twin: ModelConfig
 
 def test_the_least_recently_used_is_dropped_when_memory_is_short(twin: ModelConfig) -> None:
     free = [1e12]
-    shelf = Shelf(free=lambda: free[0])
+    shelf = Shelf(memory=lambda: (free[0], 1e12))
     first = shelf.language_model(TINY)
     free[0] = 0.0
     with pytest.raises(UserError, match="there is no memory for"):
@@ -55,7 +56,7 @@ def test_no_more_than_so_many_are_kept(twin: ModelConfig) -> None:
 
 
 def test_an_index_is_opened_anew_when_it_was_ingested_into(tmp_path: Path) -> None:
-    from llmrl.serving.uploads import make_index
+    from llmrl.serving.indexing import make_index
 
     docs, index = tmp_path / "docs", tmp_path / "index"
     docs.mkdir()
@@ -72,15 +73,24 @@ def test_an_index_is_opened_anew_when_it_was_ingested_into(tmp_path: Path) -> No
 def test_a_container_has_no_more_than_its_limit(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000000\n", encoding="ascii")
     (tmp_path / "memory.current").write_text("400000\n", encoding="ascii")
-    assert free_bytes(tmp_path) == 600_000
+    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 50000\n", encoding="ascii")
+    assert memory(tmp_path) == (650_000, 1_000_000)
     (tmp_path / "memory.max").write_text("max\n", encoding="ascii")
-    assert free_bytes(tmp_path) > 1_000_000
-    assert free_bytes(tmp_path / "none") > 1_000_000
+    machine = psutil.virtual_memory().total
+    for limits in (tmp_path, tmp_path / "none"):
+        free, total = memory(limits)
+        assert 1_000_000 < free <= total == machine
+
+
+def test_the_reserve_is_of_the_container_and_not_of_its_machine() -> None:
+    assert Shelf(memory=lambda: (2e9, 3e9)).language_model(TINY) is not None
+    with pytest.raises(UserError, match="there is no memory for packaged:tiny"):
+        Shelf(memory=lambda: (2e9, 19.9e9)).language_model(TINY)
 
 
 def test_hashes_take_no_room_and_drop_nothing() -> None:
     free = [1e12]
-    shelf = Shelf(free=lambda: free[0])
+    shelf = Shelf(memory=lambda: (free[0], 1e12))
     model = shelf.language_model(TINY)
     free[0] = 0.0
     assert shelf.sha256(TINY) == fingerprint(model.model)

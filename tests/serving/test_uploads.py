@@ -9,16 +9,9 @@ import pytest
 from llmrl.config import RetrieverConfig
 from llmrl.errors import UserError
 from llmrl.retrieval.search import Searcher
+from llmrl.serving.indexing import make_index, make_index_of_files
 from llmrl.serving.places import Places
-from llmrl.serving.uploads import (
-    check_files,
-    index_folder,
-    keep_files,
-    make_index,
-    make_index_of_files,
-    refuse_if_full,
-    safe_name,
-)
+from llmrl.serving.uploads import check_files, index_folder, keep_files, refuse_if_full, safe_name
 from llmrl.serving.worker import Cancelled
 
 

@@ -15,14 +15,18 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 from playwright.sync_api import Browser, Page, expect
 
 from llmrl.config import packaged
-from llmrl.serving.uploads import make_index
+from llmrl.rewards import Sample
+from llmrl.rewards.no_repeat import NoRepeat
+from llmrl.serving.indexing import make_index
 from tests.browser import browser, complaints
 from tests.conftest import ROOT
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+TINY_NAME = "tiny (7.6 M, ships with llmrl)"
 SECONDS = 60_000  # milliseconds that anything may take on a busy machine
 
 
@@ -41,6 +45,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     shutil.copytree(packaged("packaged:example_run"), run)
     evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     evaluation["pairs"][0][1]["response"] = EVIL
+    metrics = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    link = "rewards/<a href='https://evil.example'>here</a>/mean"
+    (run / "metrics.jsonl").write_text(metrics.replace('"rewards/no_repeat/mean"', json.dumps(link)), encoding="utf-8")
     (run / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     config = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(config.replace("seed: 0\n", "seed: 7\n", 1), encoding="utf-8")
@@ -217,6 +224,8 @@ def test_a_question_is_answered_with_and_without_sources(page: Page) -> None:
     assert "high tide" in page.locator("mark").first.inner_text()
     titles = [each.inner_text() for each in page.locator("strong").all()]
     assert titles[:3] == ["base, no sources", "base, with sources", "trained, with sources"]
+    choose(page, "Trained from it", "none")  # what stands below still says whose answers they are
+    assert [each.inner_text() for each in page.get_by_test_id("stText").all()][1:4] == [TINY_NAME, TINY_NAME, "mine"]
     assert all(box.inner_text().strip() for box in page.locator(".said").all()[:3])
 
 
@@ -244,10 +253,10 @@ def test_documents_are_uploaded_and_asked(page: Page, site: Site) -> None:
     )
     idle(page)
     page.get_by_role("button", name="Make the index").click()
-    expect(page.get_by_text("the index is among those above")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("1 documents in 1 chunks: ask them above")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("left out: empty.txt")).to_be_visible(timeout=SECONDS)
     assert (site.outputs / "uploads" / "herons" / "docs" / "heron.md").is_file()
-    page.get_by_role("button", name="Ask it").click()
-    idle(page)
+    assert page.get_by_role("combobox", name="Index").input_value() == "uploads/herons/index"
     page.get_by_role("textbox", name="Question").fill("Where does the heron stand?")
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.get_by_text("heron.md").first).to_be_visible(timeout=SECONDS)
@@ -270,6 +279,10 @@ def test_uploads_that_are_none_are_refused_and_leave_nothing(page: Page, site: S
     page.get_by_role("textbox", name="Name of the index").fill("nothing")
     page.get_by_role("button", name="Make the index").click()
     expect(page.get_by_role("alert")).to_contain_text("choose at least one file", timeout=SECONDS)
+    many = [{"name": f"{number}.txt", "mimeType": "text/plain", "buffer": b"a"} for number in range(51)]
+    page.locator("input[type=file]").set_input_files(many)  # type: ignore[arg-type]
+    expect(page.get_by_role("alert")).to_contain_text("51 files; 50 at a time are the most", timeout=SECONDS)
+    expect(page.get_by_test_id("stFileUploaderFile")).to_have_count(0, timeout=SECONDS)
     huge = tmp_path / "huge.txt"
     with huge.open("wb") as file:
         file.truncate(500_000_000)  # holes, which take no room
@@ -310,6 +323,93 @@ def test_runs_are_filtered_and_compared(page: Page) -> None:
     page.get_by_role("textbox", name="Filter").fill("nobody has this")
     page.get_by_role("textbox", name="Filter").blur()
     expect(page.get_by_text("No run fits the filter.")).to_be_visible(timeout=SECONDS)
+
+
+def test_what_a_run_logged_is_text_in_its_curves(page: Page) -> None:
+    go(page, "Runs")
+    page.get_by_text("Held-out pairs, unpicked").wait_for(timeout=SECONDS)
+    page.wait_for_function("[...document.querySelectorAll('.js-plotly-plot')].length > 3", timeout=SECONDS)
+    assert page.locator(".js-plotly-plot a[*|href*=evil]").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [("config.yaml", "reward: null\n"), ("evaluation.json", '{"difference": 0.5, "verdict": 3, "pairs": [1]}'),
+     ("metrics.jsonl", '{"objective/scores": 1}\n[]\n{"step": 1, "objective/scores": "much"}\n')],
+)  # fmt: skip
+def test_a_damaged_run_breaks_no_page(page: Page, site: Site, file: str, what: str) -> None:
+    damaged = site.outputs / "damaged"
+    shutil.copytree(packaged("packaged:example_run"), damaged)
+    record = json.loads((damaged / "run.json").read_text(encoding="utf-8"))
+    (damaged / "run.json").write_text(json.dumps({**record, "started": "2998"}), encoding="utf-8")
+    (damaged / file).write_text(what, encoding="utf-8")
+    try:
+        page.reload()
+        expect(page.get_by_role("button", name="Average over many")).to_be_visible(timeout=SECONDS)
+        go(page, "Runs")
+        expect(page.get_by_test_id("stMultiSelect").filter(has_text="Look at")).to_contain_text("damaged", timeout=SECONDS)
+        choose(page, "Look at", "mine")
+        page.keyboard.press("Escape")
+        expect(page.get_by_text("What differs")).to_be_visible(timeout=SECONDS)
+        assert page.get_by_test_id("stException").count() == 0
+    finally:
+        shutil.rmtree(damaged)
+
+
+def test_looking_at_a_run_runs_nothing_that_it_names(page: Page, site: Site, tmp_path: Path) -> None:
+    """Its own reward is a file: it is run when it is chosen, and not before."""
+    (tmp_path / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'a').write('x')\ndef mine(sample):\n    return 3.25\n", encoding="utf-8"
+    )
+    run = site.outputs / "own"
+    shutil.copytree(packaged("packaged:example_run"), run)
+    for name, change in (("run.json", {"started": "2998"}), ("evaluation.json", {"components": {"python": {}}})):
+        record = json.loads((run / name).read_text(encoding="utf-8"))
+        (run / name).write_text(json.dumps({**record, **change}), encoding="utf-8")
+    config = OmegaConf.load(run / "config.yaml")
+    config.reward = {"python": {"function": f"{tmp_path / 'own.py'}:mine", "parameters": {}, "weight": 1.0}}
+    OmegaConf.save(config, run / "config.yaml")
+    try:
+        page.reload()
+        page.get_by_role("button", name="Answer").wait_for(timeout=SECONDS)
+        page.get_by_text("Rewards", exact=True).click()
+        expect(page.get_by_text("a Python function of its own")).to_be_visible(timeout=SECONDS)
+        go(page, "Runs")
+        page.get_by_text("Held-out pairs, unpicked").wait_for(timeout=SECONDS)
+        go(page, "Compare")
+        page.get_by_text("Rewards", exact=True).click()
+        assert not (tmp_path / "ran").exists()
+        choose(page, "Scored by", "python")
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Answer").click()
+        expect(page.get_by_text("python 3.25").first).to_be_visible(timeout=SECONDS)
+    finally:
+        shutil.rmtree(run)
+
+
+def test_what_was_chosen_is_there_after_another_page(page: Page) -> None:
+    write(page, "The grey cat")
+    page.get_by_text("Seed and decoding").click()
+    page.get_by_label("Seed", exact=True).fill("41")
+    page.get_by_label("Seed", exact=True).press("Enter")
+    idle(page)
+    go(page, "Play with rewards")
+    go(page, "Compare")
+    assert page.get_by_role("textbox", name="Prompt").input_value() == "The grey cat"
+    page.get_by_text("Seed and decoding").click()
+    assert page.get_by_label("Seed", exact=True).input_value() == "41"
+
+
+def test_an_average_that_can_not_be_taken_leaves_what_was_shown(page: Page) -> None:
+    write(page, "The red hen")
+    page.get_by_role("button", name="Answer").click()
+    shown = answers(page, "The red hen")
+    page.get_by_text("Seed and decoding").click()
+    page.get_by_text("The likeliest token always").click()
+    idle(page)
+    page.get_by_role("button", name="Average over many").click()
+    expect(page.get_by_text("an average is over samples")).to_be_visible(timeout=SECONDS)
+    assert [each.inner_text() for each in page.locator(".said").all()] == shown
 
 
 def test_a_run_that_goes_while_it_is_shown(page: Page, site: Site) -> None:
@@ -459,9 +559,28 @@ def test_rewards_follow_what_is_typed(page: Page) -> None:
     box = page.get_by_role("textbox", name="Response")
     box.press_sequentially(" into the rain.", delay=20)
     expect(total).not_to_have_text(before, timeout=SECONDS)
+    box.fill("A dog. A dog.")
+    cells = page.locator(".rows td")
+    expect(cells.nth(1)).to_have_text(f"{NoRepeat()([said('A dog. A dog.')])[0]:+.3f}", timeout=SECONDS)
+    weight = page.get_by_role("spinbutton", name="Weight of no_repeat")
+    weight.fill("-2")
+    weight.press("Enter")
+    expect(cells.nth(3)).to_have_text(f"{-2 * NoRepeat()([said('A dog. A dog.')])[0]:+.3f}", timeout=SECONDS)
     box.fill("")
     box.press_sequentially(EVIL)
-    expect(page.get_by_text("end_of_sentence").first).to_be_visible(timeout=SECONDS)
+    expect(cells.nth(1)).to_have_text(f"{NoRepeat()([said(EVIL)])[0]:+.3f}", timeout=SECONDS)
+    choose(page, "Rewards", "grounded")
+    page.keyboard.press("Escape")
+    page.get_by_text("Sources and reference answer").click()
+    page.get_by_role("textbox", name="Sources").fill("[1] Tides\nThe moon pulls at the sea.")
+    page.get_by_role("textbox", name="Sources").blur()
+    box.fill("The moon pulls at the sea [1].")
+    expect(cells.nth(9)).to_have_text("+1.000", timeout=SECONDS)
+
+
+def said(text: str) -> Sample:
+    """As the page has it: words for tokens."""
+    return Sample("It was a grey morning.", text, token_ids=tuple(range(len(text.split()))), finished=True, max_new_tokens=32)
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
@@ -491,8 +610,9 @@ def test_it_fits_a_phone_in_light_and_dark(site: Site, chromium: Browser, scheme
         page.get_by_text(there, exact=True).last.wait_for(timeout=SECONDS)
         idle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
-        wide = "[...document.querySelectorAll('button, textarea, input')].filter(e => e.getBoundingClientRect().right > 391)"
-        assert page.evaluate(f"{wide}.map(e => e.outerHTML.slice(0, 200))") == [], address
+        parts = "[...document.querySelectorAll('button, textarea, input:not([type=range])')]"
+        wide = f"{parts}.filter(e => e.getBoundingClientRect().right > 391).map(e => e.outerHTML.slice(0, 200))"
+        assert page.evaluate(wide) == [], address
         colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
         assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 23)"}[scheme]
     context.close()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.web.serve import exposure, is_own
+from llmrl.errors import UserError
+from llmrl.web.serve import _refuse_if_taken, exposure, is_own
 from tests.browser import browser
 from tests.conftest import ROOT, Command, refused
 
@@ -45,6 +46,27 @@ def test_help_names_every_limit(command: Command, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "requests_per_minute" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_pages_know_no_torch() -> None:
+    """The worker's thread loads it, and no visitor waits for that to see a page."""
+    code = "import sys; from llmrl.web import site; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_port_is_tried_where_streamlit_listens(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """On most machines localhost is ::1 first, but it listens at 127.0.0.1."""
+    tried = []
+    found = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: tried.append(args[2]) or found(*args, **more))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="can't be used"):
+            _refuse_if_taken(host, taken.getsockname()[1])
+    assert tried == [socket.AF_INET]
 
 
 def test_streamlit_serves_it_too_to_this_machine_alone(tmp_path: Path) -> None:
