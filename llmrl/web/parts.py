@@ -92,7 +92,7 @@ def carried_out(
     Whatever the visitor does meanwhile ends it: Streamlit stops this script at its next word, and so the stream is closed.
     """
     try:
-        drawn = 0.0
+        drawn, place = 0.0, ""
         with closing(house().worker.stream(work, long)) as events:
             for event in events:
                 if isinstance(event, Done):
@@ -102,8 +102,10 @@ def carried_out(
                     if time.monotonic() - drawn >= DRAW_SECONDS:
                         draw()
                         drawn = time.monotonic()
-                else:  # a word ten times a second, at which a visitor who has gone is noticed
-                    waiting.html(f'<div class="waiting">{_waiting(event)}</div>')
+                elif place != (place := _waiting(event)):
+                    waiting.html(f'<div class="waiting">{place}</div>')
+                else:
+                    st.session_state.get("seed")  # here, too, Streamlit stops a script whose visitor has gone
     except (UserError, RunError) as error:
         note(str(error), "error")
     except Exception as error:  # Streamlit's own, which end a script, are none

@@ -256,7 +256,7 @@ def render(found: dict[str, Any]) -> str:
         f"| {seen['visitors']} visitors, {seen['at_once']} at a time, {seen['requests']} requests for two responses each; then all "
         f"{seen['visitors']} at once, one request each | no mixed answer, no error | {seen['mixed']} mixed, {seen['wrong']} other "
         f"than the library's own, {len(seen['errors'])} errors |",
-        f"| how long they waited for both responses | | {seen['median_s']:.1f} s, at most {seen['slowest_s']:.1f} s; all at once "
+        f"| how long they waited for both responses, all browsers on the same processors | | {seen['median_s']:.1f} s, at most {seen['slowest_s']:.1f} s; all at once "
         f"{seen['crowd_median_s']:.1f} s, at most {seen['crowd_slowest_s']:.1f} s |",
         f"| memory of the server after ten visitors, after twenty | no growth | {seen['rss_after_ten'] / 1e6:.0f} MB, "
         f"{seen['rss_after_twenty'] / 1e6:.0f} MB ({grown:+.1%}); after all at once {seen['rss_after_crowd'] / 1e6:.0f} MB |", "",
@@ -269,6 +269,7 @@ def main() -> None:
         found: dict[str, Any] = {"machine": machine(), "first_page_s": first_page(chromium, work)}
         print("first page", found["first_page_s"], flush=True)
         with app(work) as (url, server, _):
+            listening(url)
             page = chromium.new_page()
             opened(page, url)
             time.sleep(8)  # until the models are loaded
