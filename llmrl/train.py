@@ -8,6 +8,9 @@ from llmrl.front_door import run
 
 
 def work(config: TrainConfig) -> int:
+    from llmrl.models.places import locate  # here, as it loads the hub's client: --help and --cfg do without
+
+    locate(config.model)  # a model that is not there is said before torch is loaded, which takes seconds
     from llmrl.pages.run import write_report
     from llmrl.trainers.run import train  # here, as it loads torch: --help and --cfg do without
 

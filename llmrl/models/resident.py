@@ -12,7 +12,8 @@ import psutil
 from torch import nn
 
 from llmrl.config import ModelConfig
-from llmrl.models.load import LanguageModel, fingerprint, load, locate
+from llmrl.models.load import LanguageModel, fingerprint, load
+from llmrl.models.places import locate
 from llmrl.models.trainable import frozen_by
 
 ROOM = 3  # a model is kept where the free memory is that many times its own

@@ -444,7 +444,6 @@ def test_a_run_that_begins_is_in_the_table_and_what_was_chosen_stays(page: Page,
         assert "begun" not in looked.inner_text()
     finally:
         shutil.rmtree(begun)
-    page.get_by_text("2 runs").wait_for(timeout=SECONDS)
 
 
 def test_curves_follow_a_run_that_trains(page: Page, site: Site) -> None:
