@@ -118,10 +118,14 @@ def show_help(command: str, schema: type, topics: list[str]) -> None:
     for words, meaning in examples:
         console.print(Text(f"  python -m llmrl.{command} {words}", style="cyan"), Text(f"\n      {meaning}"), sep="")
     has_reward = any(item.name == "reward" for item in fields(schema))
-    console.print(Text("\nGroups", style="bold"), "(more of one: --help GROUP)")
-    for group in groups():
-        if group in sections or (group == "reward" and has_reward) or (group == "experiment" and command == "train"):
-            console.print(Text(f"  {group} = ") + Text(", ".join(options(group)), style="cyan"))
+    own = [
+        group for group in groups()
+        if group in sections or (group == "reward" and has_reward) or (group == "experiment" and command == "train")
+    ]  # fmt: skip
+    if own:
+        console.print(Text("\nGroups", style="bold"), "(more of one: --help GROUP)")
+    for group in own:
+        console.print(Text(f"  {group} = ") + Text(", ".join(options(group)), style="cyan"))
     _show_fields(console, "Options", schema, "")
     for name, section in sections.items():
         _show_fields(console, (section.__doc__ or "").splitlines()[0], section, f"{name}.")

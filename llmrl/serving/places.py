@@ -116,10 +116,11 @@ def read_run(name: str, path: Path) -> Run | None:
             status = "interrupted"
         evaluation = read_evaluation(folder) or {}
         gap, verdict = evaluation.get("difference"), evaluation.get("verdict")
+        steps = _number(record.get("steps")) or _steps_so_far(folder, status)
         return Run(
             name=name, folder=folder, status=status, model=str(record.get("model", "")),
             base_weights=str(record.get("weights", "")), rewards=tuple(evaluation.get("components", {})) or _rewards_of(folder),
-            started=str(record.get("started", "")), steps=_number(record.get("steps")), seconds=_number(record.get("seconds")),
+            started=str(record.get("started", "")), steps=steps, seconds=_number(record.get("seconds")),
             seed=_number(record.get("seed")), verdict=verdict if isinstance(verdict, str) else None,
             base_reward=_number(evaluation.get("base_reward")), reward=_number(evaluation.get("trained_reward")),
             difference=gap if isinstance(gap, dict) else None, kl=_number(evaluation.get("kl")),
@@ -144,6 +145,12 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def _steps_so_far(folder: RunFolder, status: str) -> int | None:
+    """Of a run that has not come to its end."""
+    lines = read_metrics(folder) if status in ("running", "interrupted") else []
+    return lines[-1]["step"] if lines else None
 
 
 def _number(value: Any) -> Any:

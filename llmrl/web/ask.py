@@ -13,7 +13,7 @@ from llmrl.errors import UserError
 from llmrl.serving.limits import checked_text
 from llmrl.serving.places import SMOLLM2, TINY, Run
 from llmrl.serving.response import Piece
-from llmrl.serving.uploads import KINDS, MOST_FILES, check_files, refuse_if_full
+from llmrl.serving.uploads import FOLDER, KINDS, MOST_FILES, check_files, refuse_if_full
 from llmrl.serving.worker import Tell
 from llmrl.web.house import DEMO, house, pace
 from llmrl.web.parts import carried_out, empty, kept, model_name, note, said, told_of_another_base
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmrl.serving.answers import Arms
 
 TITLES = {"alone": "base, no sources", "base": "base, with sources", "trained": "trained, with sources"}
-DEMO_QUESTION = "Why are there two high tides each day?"
+DEMO_QUESTION = "What did Becquerel find on the photographic plate from the drawer?"
 NONE = ""
 """No run beside the base."""
 AROUND = 1500  # characters of a document that are shown on either side of a chunk
@@ -58,7 +58,9 @@ def page() -> None:
         elif (shown := st.session_state.get("asked")) is not None:
             _show(shown)
         else:
-            empty("Nothing was asked yet.", "Press Ask to try the question above.")
+            empty(
+                "Nothing was asked yet.", "Press Ask to try the question above." if question else "Write a question, press Ask."
+            )
     _upload()
 
 
@@ -71,8 +73,8 @@ def _choices() -> tuple[str, str, Run | None]:
     new = st.session_state.pop("new index", None)
     if new in indexes:
         st.session_state["index"] = new
-    kept("index", indexes, indexes[0])
-    index = first.selectbox("Index", indexes, key="index", persist_state="session")
+    kept("index", indexes, DEMO)
+    index = first.selectbox("Index", indexes, format_func=_index_name, key="index", persist_state="session")
     kept("base to ask", bases, SMOLLM2 if SMOLLM2 in bases else bases[0])
     base = second.selectbox("Base", bases, format_func=model_name, key="base to ask", persist_state="session")
     fitting = {run.name: run for run in runs if run.model == base}
@@ -83,13 +85,22 @@ def _choices() -> tuple[str, str, Run | None]:
     )  # fmt: skip
     hint = st.empty()  # there or not, what stands below keeps its place, and stays open
     if not fitting:
-        hint.caption(f"Nothing was trained from {model_name(base)} yet: `python -m llmrl.train model.name_or_path={base}`")
+        way = "experiment=rag_grounded" if base == SMOLLM2 else f"model.name_or_path={base}"
+        hint.caption(
+            f"Nothing was trained from {model_name(base)} yet: `python -m llmrl.train {way}`. A model of this size is often "
+            "wrong, with sources, too: look at what they change."
+        )
     if base == TINY:
         hint.caption(
             "The tiny model writes simple stories; it can't answer questions. SmolLM2-135M can, a little: "
             "`python scripts/fetch_models.py smollm2`, or train from it."
         )
     return index, base, fitting[name] if name else None
+
+
+def _index_name(index: str) -> str:
+    """As the visitor who uploaded it called it."""
+    return index.removeprefix(f"{FOLDER}/").removesuffix("/index") if index.startswith(f"{FOLDER}/") else index
 
 
 def _settings(index: str, base: str) -> AskConfig:
@@ -165,11 +176,13 @@ def _below(answer: "Answer") -> str:
         said_itself = f"<details><summary>what it said</summary>{said(answer.said)}</details>" if own else ""
         return f'<div class="meta">{html.escape(answer.abstained)}</div>{said_itself}'
     cited = f", cites {', '.join(f'[{number}]' for number in answer.cited)}" if answer.cited else ""
-    return f'<div class="meta">{answer.grounded:.0%} of its words stand in the sources{cited}</div>'
+    said_so = f"{answer.grounded:.0%} of its words stand in the sources{cited}: that does not make it right"
+    return f'<div class="meta">{said_so}</div>'
 
 
 def _show(shown: Shown) -> None:
     st.text(shown.question)
+    st.caption(f"asked of {_index_name(shown.index)}")
     boxes = _boxes(["alone", "base", *(["trained"] if shown.arms.trained else [])], shown.base, shown.run)
     _fill(boxes, shown)
     _sources(shown)

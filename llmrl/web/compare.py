@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BASE = ""
 """The base's place among runs, which have names."""
+STOPPED = "stopped"
 OWN = "python"  # a reward that runs a file; it is offered where a run was trained with it
 SAMPLES = (64, 128, 256)
 """An average is taken over so many responses of each; fewer say nothing."""
@@ -230,7 +231,7 @@ def _stream(asked: Asked) -> None:
 
 def _respond(asked: Asked, prompt: str, name: str, box: Any, waiting: Any) -> Response | None:
     """One response, shown as it comes and kept so far; None where there is none, which is shown."""
-    so_far = asked.responses[-1][name] = Response(prompt, "", 0, False, trouble="stopped")
+    so_far = asked.responses[-1][name] = Response(prompt, "", 0, False, trouble=STOPPED)
 
     def told(piece: Piece) -> None:
         so_far.text += piece.text
@@ -266,10 +267,10 @@ def _fill(box: Any, made: Response, base: Response | None) -> None:
     }
     if made.total is not None and (len(shown) > 1 or any(weight != 1 for *_, weight in shown.values())):
         shown = {"reward": (made.total, beside.total if beside else None, 1.0), **shown}
-    end = "ended by itself" if made.finished else "cut off"
+    end = "" if made.trouble == STOPPED else ", ended by itself" if made.finished else ", cut off"
     with box.container():
         trouble = f'<div class="meta">{said(made.trouble)}</div>' if made.trouble else ""
-        st.html(said(made.text, made.prompt) + chips(shown) + f'<div class="meta">{made.tokens} tokens, {end}</div>' + trouble)
+        st.html(said(made.text, made.prompt) + chips(shown) + f'<div class="meta">{made.tokens} tokens{end}</div>' + trouble)
 
 
 def _show(asked: Asked) -> None:
@@ -279,12 +280,16 @@ def _show(asked: Asked) -> None:
             _fill(places[name][0], made, responses.get(BASE))
     _warn_of_one(asked)
     for name, comparison in asked.averages.items():
-        _show_average(name, comparison)
+        _show_average(asked, name, comparison)
 
 
 def _warn_of_one(asked: Asked) -> None:
     if asked.responses and asked.runs:
-        st.caption(f"One sample of each, seed {asked.seed}: it says little. Average over many before you believe it.")
+        how = "the likeliest token always" if asked.greedy else f"temperature {asked.rollout.temperature:g}"
+        st.caption(
+            f"One sample of each, seed {asked.seed}, at most {asked.rollout.max_new_tokens} tokens, {how}: it says little. "
+            "Average over many before you believe it."
+        )
 
 
 def _average(asked: Asked) -> None:
@@ -324,11 +329,14 @@ def _average(asked: Asked) -> None:
             st.session_state.compared = asked
 
 
-def _show_average(name: str, made: "Comparison") -> None:
+def _show_average(asked: Asked, name: str, made: "Comparison") -> None:
     st.divider()
     gap = made.difference
     st.html(f'<div class="verdict">{made.verdict}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})</div>')
-    st.text(f"{name}: {made.samples} responses of each; 95 % interval over {gap.resampled}")
+    st.text(
+        f"{name}: {made.samples} responses of each, at most {asked.rollout.max_new_tokens} tokens; 95 % interval over "
+        f"{gap.resampled}"
+    )
     span = "{0.mean:+.3f} ({0.low:+.3f} to {0.high:+.3f})"
     only = f" {next(iter(made.components))}" if len(made.components) == 1 else ""
     table = [(f"reward{only}", f"{made.base_reward:.3f}", f"{made.trained_reward:.3f}", span.format(gap))]
@@ -344,6 +352,6 @@ def _show_average(name: str, made: "Comparison") -> None:
             f"{made.trained.perplexity_under_base:.1f}",
             "",
         ),
-        ("KL to the base, nats per response", "", f"{made.kl:.2f}", ""),
+        ("KL to the base, nats per response", "", f"{round(made.kl, 2) + 0.0:.2f}", ""),
     ]
     rows(("", "base", "trained", "difference, 95 % interval"), table)

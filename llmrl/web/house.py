@@ -38,6 +38,7 @@ class House:
             print(f"llmrl app: {self.warning}", file=sys.stderr)
         self.paces = Paces(self.config.requests_per_minute)
         self._warm = threading.Lock()
+        self.is_loading = False  # what the first visitor will want
 
     @cached_property
     def shelf(self) -> "Shelf":
@@ -58,11 +59,14 @@ class House:
             timer.start()
 
     def _warmed_up(self) -> None:
+        self.is_loading = True
         try:
             self.worker.result(self._load)
         except Exception as error:  # the first visitor who asks meets it, too, and is told
             if threading.main_thread().is_alive():  # else the server was stopped, and nothing can be loaded any more
                 print(f"llmrl app: the models were not loaded: {type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            self.is_loading = False
 
     def _load(self, tell: Tell) -> None:
         from llmrl.serving import answers  # noqa: F401

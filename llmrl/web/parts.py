@@ -124,4 +124,6 @@ def told_of_another_base(base: ModelConfig, runs: Sequence[Run]) -> None:
 
 
 def _waiting(event: Waiting) -> str:
+    if event.before and house().is_loading:
+        return "loading the models"
     return f"{event.before} before you" if event.before else "at work"

@@ -41,7 +41,10 @@ def _play() -> None:
         )
         finished = st.toggle("It ended by itself", True, help="Off: it was cut off at its last token.")
         with st.expander("Sources and reference answer, for rewards that want them"):
-            context = st.text_area("Sources", "", max_chars=most, placeholder="[1] Tides\nThe moon pulls at the sea.")
+            context = st.text_area(
+                "Sources", "", max_chars=most, placeholder="[1] Tides\nThe moon pulls at the sea.",
+                help="Each begins with a line of its number and title, as [1] Tides; its text is below.",
+            )  # fmt: skip
             answer = st.text_input("Reference answer", "", max_chars=most)
     text = str(result.text or "")[:most]
     tokens = tuple(range(len(text.split())))

@@ -1,7 +1,7 @@
 """Runs and sweeps: what there is, how each went, and in what two of them differ."""
 
 import html
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import streamlit as st
@@ -30,7 +30,7 @@ def page() -> None:
     runs, sweeps = house().places.runs(), house().places.sweeps()
     counts = [f"{len(each)} {name}{'' if len(each) == 1 else 's'}" for each, name in ((runs, "run"), (sweeps, "sweep"))]
     st.caption(f"{' and '.join(counts)}, newest first. Look at one for its curves and pairs, at two for their differences.")
-    chosen = _chosen(_table(runs), {run.name for run in runs})
+    chosen = _chosen(_table(runs), runs)
     if not runs[:-1]:
         empty("You have no run of your own yet.", command="python -m llmrl.train experiment=quickstart")
     if chosen:
@@ -66,23 +66,24 @@ def _table(runs: Sequence[Run]) -> list[Run]:
         and (not states or run.status in states)
     ]  # fmt: skip
     if not fitting:
-        empty("No run fits the filter.", "Write less of it.")
+        empty("No run fits the filter.", "Shorten or clear it.")
         return []
     seconds, started = st.column_config.NumberColumn(format="%.0f"), st.column_config.DatetimeColumn()
     columns = {"seconds": seconds, "started": started}
-    st.dataframe([_row(run) for run in fitting], hide_index=True, column_config=columns)
+    st.dataframe([_row(run) for run in fitting], hide_index=True, column_config=columns, placeholder="")
     return fitting
 
 
-def _chosen(fitting: Sequence[Run], known: Collection[str]) -> list[Run]:
-    """Those that the visitor looks at; what he chose stays chosen when runs come and go."""
-    by_name = {run.name: run for run in fitting}
-    for name in st.session_state.get("looked at", ()):
-        if name not in known:
+def _chosen(fitting: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
+    """Those that the visitor looks at; what he chose stays chosen when runs come and go, and whatever the filter hides."""
+    by_name, before = {run.name: run for run in runs}, st.session_state.get("looked at", [])
+    for name in before:
+        if name not in by_name:
             note(f"the run {name} has gone", "warning")
-    kept("looked at", list(by_name), list(by_name)[:1])
+    names = [run.name for run in runs if run in fitting or run.name in before]
+    kept("looked at", names, names[:1])
     names = st.multiselect(
-        "Look at", list(by_name), max_selections=MOST, placeholder="choose runs", key="looked at", persist_state="session"
+        "Look at", names, max_selections=MOST, placeholder="choose runs", key="looked at", persist_state="session"
     )
     return [by_name[name] for name in names]
 
