@@ -287,7 +287,7 @@ def _warn_of_one(asked: Asked) -> None:
     if asked.responses and asked.runs:
         how = "the likeliest token always" if asked.greedy else f"temperature {asked.rollout.temperature:g}"
         st.caption(
-            f"One sample of each, seed {asked.seed}, at most {asked.rollout.max_new_tokens} tokens, {how}: it says little. "
+            f"One sample of each, seed {asked.seed}, {how}, at most {asked.rollout.max_new_tokens} tokens: it says little. "
             "Average over many before you believe it."
         )
 

@@ -225,8 +225,9 @@ def test_a_question_is_answered_with_and_without_sources(page: Page) -> None:
     titles = [each.inner_text() for each in page.locator("strong").all()]
     assert titles[:3] == ["base, no sources", "base, with sources", "trained, with sources"]
     choose(page, "Trained from it", "none")  # what stands below still says whose answers they are
+    expect(page.get_by_text("asked of demo")).to_be_visible(timeout=SECONDS)
     assert [each.inner_text() for each in page.get_by_test_id("stText").all()][1:4] == [TINY_NAME, TINY_NAME, "mine"]
-    assert all(box.inner_text().strip() for box in page.locator(".said").all()[:3])
+    assert all(box.inner_text().strip() for box in page.locator(".said:visible").all()[:3])
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -401,7 +402,7 @@ def test_what_was_chosen_is_there_after_another_page(page: Page) -> None:
     go(page, "Compare")
     assert page.get_by_role("textbox", name="Prompt").input_value() == "The grey cat"
     page.get_by_text("Seed and decoding").click()
-    assert page.get_by_label("Seed", exact=True).input_value() == "41"
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("41", timeout=SECONDS)
 
 
 def test_an_average_that_can_not_be_taken_leaves_what_was_shown(page: Page) -> None:
