@@ -142,7 +142,7 @@ class Crowd:
     def __init__(self, chromium: Browser, url: str) -> None:
         self.chromium, self.url = chromium, url
         self.models, self.rollout = expected_models()
-        self.mixed, self.wrong, self.errors, self.waits = 0, 0, [], []
+        self.answers, self.wrong, self.errors, self.waits = 0, 0, [], []
 
     def visit(self, numbers: range, times: int) -> None:
         contexts = [self.chromium.new_context() for _ in numbers]
@@ -175,7 +175,7 @@ class Crowd:
             self.waits.append(time.perf_counter() - begun)
             for text, model in zip(answers(page), self.models, strict=True):
                 made = sample(model, [Prompt(prompt, id="0")], self.rollout, torch.Generator().manual_seed(number)).texts[0]
-                self.mixed += not text.startswith(prompt)
+                self.answers += 1
                 self.wrong += " ".join(text.split()) != " ".join((prompt + made).split())
 
 
@@ -192,7 +192,7 @@ def visitors(chromium: Browser, url: str, server: psutil.Process) -> dict[str, A
     crowd.waits.clear()
     crowd.visit(range(VISITORS), 1)
     return found | {
-        "mixed": crowd.mixed, "wrong": crowd.wrong, "errors": crowd.errors, "crowd_median_s": median(crowd.waits),
+        "answers": crowd.answers, "wrong": crowd.wrong, "errors": crowd.errors, "crowd_median_s": median(crowd.waits),
         "crowd_slowest_s": max(crowd.waits), "rss_after_crowd": server.memory_info().rss,
     }  # fmt: skip
 
@@ -254,8 +254,8 @@ def render(found: dict[str, Any]) -> str:
         f"| from the click to the first token, model loaded | 1 s | {median(tokens):.2f} s, median of {len(tokens)} "
         f"({min(tokens):.2f} to {max(tokens):.2f}) |",
         f"| {seen['visitors']} visitors, {seen['at_once']} at a time, {seen['requests']} requests for two responses each; then all "
-        f"{seen['visitors']} at once, one request each | no mixed answer, no error | {seen['mixed']} mixed, {seen['wrong']} other "
-        f"than the library's own, {len(seen['errors'])} errors |",
+        f"{seen['visitors']} at once, one request each | no mixed answer, no error | {seen['wrong']} of {seen['answers']} "
+        f"answers other than the library's own to that prompt and seed, {len(seen['errors'])} errors |",
         f"| how long they waited for both responses, all browsers on the same processors | | {seen['median_s']:.1f} s, at most {seen['slowest_s']:.1f} s; all at once "
         f"{seen['crowd_median_s']:.1f} s, at most {seen['crowd_slowest_s']:.1f} s |",
         f"| memory of the server after ten visitors, after twenty | no growth | {seen['rss_after_ten'] / 1e6:.0f} MB, "

@@ -80,7 +80,7 @@ def _shares(parts: Found) -> str:
 def _imports(parts: Found) -> str:
     seconds = parts.get("startup", {}).get("found", {}).get("imports_median_s")
     return (
-        f" Of a command's start, {seconds:.1f} s are Python with the imports of torch and transformers alone."
+        f" A Python that does nothing but import torch and transformers, in turn with the command, takes {seconds:.1f} s."
         if seconds
         else ""
     )

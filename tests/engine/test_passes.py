@@ -147,12 +147,13 @@ def test_gradients_in_bf16_point_where_those_in_fp32_do(family: LanguageModel) -
 
 
 def test_rows_at_a_time_change_nothing(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two sizes of chunk that divide nothing evenly, against all at once."""
+    """Three sizes of chunk that divide nothing evenly, against all at once."""
     rollout, policy = made(tiny), Policy(tiny)
     columns = (rollout.tokens, rollout.attention_mask, rollout.response_mask)
     whole = policy.statistics(*columns, Distribution()), gradients(policy, rollout, Distribution(), True, False)
     monkeypatch.setattr(head, "PRODUCT_BYTES", 4 * 4096 * 16)
     monkeypatch.setattr(head, "CACHE_BYTES", 4 * 4096 * 8)
+    monkeypatch.setattr(head, "TOKENS", 1000)
     parts = policy.statistics(*columns, Distribution()), gradients(policy, rollout, Distribution(), True, False)
     assert torch.allclose(whole[0].logprobs, parts[0].logprobs, atol=1e-5)
     assert torch.allclose(whole[0].entropies, parts[0].entropies, atol=1e-5)
@@ -337,3 +338,11 @@ def test_gradients_are_clipped_to_a_norm_and_copies_follow(tiny: LanguageModel, 
     assert any(weight.is_copy for weight in weights) == bf16
     optimizer.zero_grad()
     assert all(weight.working.grad is None for weight in weights)
+    last = weights[-1]  # what was clipped does not scale the gradients of the next step
+    twin, last.working.grad = torch.nn.Parameter(last.master.detach().clone()), torch.randn_like(last.working)
+    twin.grad, state = last.working.grad.float(), optimizer.state[last.master]
+    other = torch.optim.AdamW([twin], lr=1e-3, betas=(0.9, 0.95), eps=1.0, weight_decay=0.0)
+    other.state[twin] = {name: each.clone() for name, each in state.items()}
+    optimizer.step()
+    other.step()
+    assert torch.allclose(last.master, twin, rtol=1e-6, atol=1e-8)

@@ -181,3 +181,21 @@ def test_a_prompt_too_long_is_refused_with_what_would_fit(tiny: LanguageModel) -
         sample(tiny, [long], RolloutConfig(max_new_tokens=64), generator())
     with pytest.raises(UserError, match="has no tokens"):
         sample(tiny, [Prompt("", id="e")], RolloutConfig(), generator())
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5, 50, 2000])
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.5, 0.01])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_cut_off_is_what_the_definitions_say(top_k: int, top_p: float, dtype: torch.dtype) -> None:
+    """Row by row from the sorted probabilities; in bf16 many tokens tie with the last one that is kept."""
+    logits = (3 * torch.randn(6, 3000, generator=generator())).to(dtype)
+    kept = truncate(logits, RolloutConfig(top_k=top_k, top_p=top_p)).isfinite()
+    for row, found in zip(logits.double(), kept, strict=True):
+        least = row.sort(descending=True).values[top_k - 1] if 0 < top_k < len(row) else row.min()
+        among = row[row >= least]
+        likely = among.sort(descending=True).values
+        before = likely.softmax(-1).cumsum(-1) - likely.softmax(-1)
+        nucleus = likely[before < top_p][-1] if top_p < 1 else least
+        wrong = found != (row >= max(least, nucleus))
+        assert wrong.sum() <= 1  # a sum in fp32 that falls on the edge
+        assert found.any()

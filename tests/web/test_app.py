@@ -105,6 +105,7 @@ class started:  # noqa: N801  (used as a function is)
 def go(page: Page, name: str) -> None:
     page.get_by_role("link", name=name).click()
     page.get_by_role("heading", name=name, exact=True).wait_for(timeout=SECONDS)
+    idle(page)  # a page that still grows moves away under the pointer
 
 
 def write(page: Page, prompt: str) -> None:
@@ -284,6 +285,8 @@ def test_uploads_that_are_none_are_refused_and_leave_nothing(page: Page, site: S
     page.locator("input[type=file]").set_input_files(many)  # type: ignore[arg-type]
     expect(page.get_by_role("alert")).to_contain_text("51 files; 50 at a time are the most", timeout=SECONDS)
     expect(page.get_by_test_id("stFileUploaderFile")).to_have_count(0, timeout=SECONDS)
+    idle(page)  # the box that held them is gone only then
+    expect(page.locator("input[type=file]")).to_have_count(1, timeout=SECONDS)
     huge = tmp_path / "huge.txt"
     with huge.open("wb") as file:
         file.truncate(500_000_000)  # holes, which take no room
