@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from llmrl.engine import Weight, has_changed
@@ -46,8 +46,9 @@ class AdamW(torch.optim.AdamW):
         Returns the norm they have, finite or not. Gradients stay as they are: the step scales them in fp32 as it reads them.
         """
         gradients = [each.working.grad for each in self._weights.values() if each.working.grad is not None]
-        pieces = (piece.float() for each in gradients for piece in each.reshape(-1).split(PIECE))
-        norm = float(torch.stack([torch.dot(piece, piece) for piece in pieces]).sum().sqrt())
+        pieces = [piece for each in gradients for piece in each.reshape(-1).split(PIECE)]
+        room = _room(pieces)
+        norm = float(torch.stack([torch.dot(each, each) for each in (_in_fp32(piece, room) for piece in pieces)]).sum().sqrt())
         self._factor = max_norm / (norm + 1e-6) if norm > max_norm else 1.0
         return norm
 
@@ -67,9 +68,12 @@ class AdamW(torch.optim.AdamW):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         flat = [each.detach().view(-1) for each in (parameter, state["exp_avg"], state["exp_avg_sq"], weight.working)]
         size = PIECE if parameter.device.type == "cpu" else gradient.numel()
+        room = _room([gradient[:size]])
         for start in range(0, gradient.numel(), size):
             weights, mean, square, working, slope = (each[start : start + size] for each in (*flat, gradient))
-            slope = slope.float() if self._factor == 1 else slope.float() * self._factor
+            slope = _in_fp32(slope, room)
+            if self._factor != 1:
+                slope = torch.mul(slope, self._factor, out=room[: len(slope)])
             adamw(
                 [weights], [slope], [mean], [square], [], [state["step"].clone()], fused=True, amsgrad=False,
                 beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
@@ -80,3 +84,13 @@ class AdamW(torch.optim.AdamW):
         state["step"] += 1
         has_changed([parameter])  # it was changed through views, which torch does not count
         weight.is_fresh()
+
+
+def _room(pieces: Sequence[Tensor]) -> Tensor:
+    """For the largest of some pieces in fp32: the same place for each in turn stays in the cache."""
+    longest = max(pieces, key=len)
+    return torch.empty(len(longest), device=longest.device)
+
+
+def _in_fp32(piece: Tensor, room: Tensor) -> Tensor:
+    return piece if piece.dtype == torch.float32 else room[: len(piece)].copy_(piece)

@@ -6,7 +6,8 @@
 
 Peers that can't share llmrl's environment get one of their own, made once with venv and pip under outputs/bench/venvs.
 Each contestant is a process that loads once and then does one round at each turn: A B C A B C ...; the first round of each is
-thrown away. Nothing else should run on the machine.
+thrown away. The processor's peak in bf16 is measured again before each turn, as others may share the machine. Nothing else of
+one's own should run on it.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from speed_limits import measure_limits
+from speed_limits import measure_limits, product_flops
 from speed_tables import render
 
 from llmrl.models.places import cache_folder
@@ -50,6 +51,7 @@ class Contestant:
     python: Path = Path(sys.executable)
     process: "subprocess.Popen[str] | None" = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
     load_s: float = 0.0
 
     def start(self) -> None:
@@ -65,6 +67,7 @@ class Contestant:
     def turn(self) -> None:
         assert self.process is not None
         assert self.process.stdin is not None
+        self.peaks.append(product_flops(torch.bfloat16, runs=3))
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         self.rounds.append(self._answer())
@@ -89,6 +92,7 @@ class Contestant:
             found[name] = value if isinstance(value, str) else median(each[name] for each in counted)
         seconds = [sum(each[name] for name in each if name.endswith("_s")) for each in counted]
         found |= {"seconds": median(seconds), "fastest_s": min(seconds), "slowest_s": max(seconds)}
+        found["peak_flops"] = median(self.peaks[1:] or self.peaks)
         for amount in ("samples", "tokens"):
             if amount in counted[-1]:
                 found[f"{amount}_per_s"] = median(each[amount] / s for each, s in zip(counted, seconds, strict=True))
@@ -280,14 +284,14 @@ if torch.cuda.is_available():
     PARTS["gpu"] = gpu
 
 
-def found_elsewhere() -> dict[str, Any]:
-    """What `time_to_reward.py` and `profile_stages.py` found, for the table of bars and what is said of it."""
+def found_elsewhere(folder: Path) -> dict[str, Any]:
+    """What `time_to_reward.py` and `profile_stages.py` found there, for the table of bars and what is said of it."""
     found: dict[str, Any] = {}
-    if (path := RESULTS / "time_to_reward.json").is_file():
+    if (path := folder / "time_to_reward.json").is_file():
         runs = json.loads(path.read_text(encoding="utf-8"))["ours"]
         seconds = [run["reached"]["seconds"] if run["reached"] else math.inf for run in runs]
         found["time to reward"] = {"median_s": median(seconds)}
-    if (path := RESULTS / "profile.json").is_file():
+    if (path := folder / "profile.json").is_file():
         found["profile"] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -309,8 +313,8 @@ def main() -> None:
             "found": PARTS[part](args.rounds),
         }  # fmt: skip
         args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        args.out.with_suffix(".md").write_text(render(kept | found_elsewhere()), encoding="utf-8")
-    print(render(kept | found_elsewhere()))
+        args.out.with_suffix(".md").write_text(render(kept | found_elsewhere(args.out.parent)), encoding="utf-8")
+    print(render(kept | found_elsewhere(args.out.parent)))
 
 
 if __name__ == "__main__":

@@ -33,18 +33,28 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def measure_limits() -> dict[str, Any]:
-    """FLOP/s of a square product of 2048 in each precision (the best of its two layouts), and bytes/s read and copied."""
+def _size(device: torch.device) -> int:
+    return 2048 if device.type == "cpu" else 8192
+
+
+def product_flops(dtype: torch.dtype, runs: int = 9) -> float:
+    """FLOP/s of a square product, the better of its two layouts."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = 2048 if device.type == "cpu" else 8192
+    size = _size(device)
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = min(_seconds(lambda: left @ right, device, runs), _seconds(lambda: left @ right.t(), device, runs))
+    return 2 * size**3 / seconds
+
+
+def measure_limits() -> dict[str, Any]:
+    """FLOP/s of a square product in each precision, and bytes/s read and copied."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     can = torch.cpu.get_capabilities()
     features = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if can.get(name)]
     found: dict[str, Any] = {"processor": _processor(), "features": features}
-    found |= {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "size": size}
+    found |= {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "size": _size(device)}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        seconds = min(_seconds(lambda: left @ right, device), _seconds(lambda: left @ right.t(), device))  # noqa: B023
-        found[f"{name}_flops"] = 2 * size**3 / seconds
+        found[f"{name}_flops"] = product_flops(dtype)
     numbers = torch.randn(64 << 20, device=device)
     target = torch.empty_like(numbers)
     found["read_bytes_per_s"] = 4 * numbers.numel() / _seconds(numbers.sum, device)

@@ -52,6 +52,15 @@ def rollout_flops(figures: Found) -> float:
     return 2.0 * (figures["trunk_parameters"] * read + figures["head_parameters"] * made)
 
 
+def _peak(figures: Found, parts: Found) -> float:
+    """FLOP/s of a product in bf16: as measured before the turns of a contestant, or beforehand."""
+    return figures.get("peak_flops") or parts.get("limits", {}).get("found", {}).get("bf16_flops", 0.0)
+
+
+def _in_turn(figures: Found) -> str:
+    return f" ({figures['peak_flops'] / 1e9:.0f}, measured before each turn)" if "peak_flops" in figures else ""
+
+
 def _bars(parts: Found) -> list[str]:
     rows = list(_bar_rows(parts))
     if not rows:
@@ -115,7 +124,7 @@ def _bar_rows(parts: Found) -> Iterator[str]:
             yield _bar(f"{name} work, peak memory against TRL 0.11.3", 0.5, share, at_most=True)
     if "long" in parts and "limits" in parts:
         figures = parts["long"]["found"]["llmrl PPO"]
-        share = update_flops(figures) / figures["update_s"] / parts["limits"]["found"]["bf16_flops"]
+        share = update_flops(figures) / figures["update_s"] / _peak(figures, parts)
         yield _bar("long work, update's share of the matrix-product peak", 0.5, share, "%")
     for setting, found in parts.get("rollout", {}).get("found", {}).items():
         best = max(each["tokens_per_s"] for name, each in found.items() if name.startswith("generate"))
@@ -130,14 +139,14 @@ def _bar_rows(parts: Found) -> Iterator[str]:
         yield _bar("time to reward on SmolLM2, median of three seeds", 90, seconds, " s", at_most=True)
     if "gpu" in parts:
         figures = parts["gpu"]["found"]["llmrl PPO"]
-        share = update_flops(figures) / figures["update_s"] / parts["limits"]["found"]["bf16_flops"]
+        share = update_flops(figures) / figures["update_s"] / _peak(figures, parts)
         yield _bar("on a GPU, 135 M and batch 256, update's share of the matrix-product peak", 0.4, share, "%")
     if "startup" in parts:
         yield _bar("`model=tiny`: command to first finished step", 5, parts["startup"]["found"]["median_s"], " s", at_most=True)
 
 
 def _work(name: str, title: str, parts: Found) -> list[str]:
-    part, peak = parts[name], parts.get("limits", {}).get("found", {}).get("bf16_flops")
+    part = parts[name]
     own = part["found"]["llmrl PPO"]["samples_per_s"]
     lines = [
         f"## {title}", "", f"{part['date']}, {part['machine']['processors']} processors. Seconds of a round by stage.", "",
@@ -155,11 +164,11 @@ def _work(name: str, title: str, parts: Found) -> list[str]:
     figures = part["found"]["llmrl PPO"]
     if "note" in part:
         lines += ["", part["note"]]
-    if peak:
+    if peak := _peak(figures, parts):
         update, rollout = update_flops(figures) / figures["update_s"], rollout_flops(figures) / figures["rollout_s"]
         lines += [
             "",
-            f"llmrl's update makes {update / 1e9:.0f} GFLOP/s, {update / peak:.0%} of the bf16 peak; its rollout "
+            f"llmrl's update makes {update / 1e9:.0f} GFLOP/s, {update / peak:.0%} of the bf16 peak{_in_turn(figures)}; its rollout "
             f"{rollout / 1e9:.0f}, {rollout / peak:.0%}. Counted: 2 for each weight and token going forward, 4 going backward; "
             "attention's own products and the optimiser are not.",
             "",
@@ -213,7 +222,7 @@ def _rollout(parts: Found) -> list[str]:
             if limits and model in sizes:
                 width = 4 if "fp32" in name else 2
                 read = rate / int(batch) * width * sizes[model] / limits["read_bytes_per_s"]
-                peak = limits["fp32_flops" if "fp32" in name else "bf16_flops"]
+                peak = limits["fp32_flops"] if "fp32" in name else _peak(each, parts)
                 shares = f"| {2 * rate * sizes[model] / peak:.0%} | {read:.0%} "
             lines.append(
                 f"| {setting} | {name} | {rate:.0f} | {ratio:.2f}x {shares}| {each['load_s']:.0f} | {each['peak_bytes'] / GB:.2f} |"
