@@ -329,8 +329,10 @@ def test_gradients_are_clipped_to_a_norm_and_copies_follow(tiny: LanguageModel, 
     norm = torch.stack([weight.working.grad.double().norm() for weight in weights]).norm().item()  # type: ignore[union-attr]
     for twin, weight in zip(twins, weights, strict=True):
         twin.grad = weight.working.grad.float() * min(max_norm / norm, 1.0)  # type: ignore[union-attr]
+    given = [weight.working.grad.clone() for weight in weights]  # type: ignore[union-attr]
     assert optimizer.clip_gradients(max_norm) == pytest.approx(norm, rel=1e-5)
     optimizer.step()
+    assert all(torch.equal(weight.working.grad, grad) for weight, grad in zip(weights, given, strict=True))  # type: ignore[arg-type]
     torch.optim.AdamW(twins, lr=1e-3, betas=(0.9, 0.95), eps=1.0, weight_decay=0.0).step()
     for twin, weight in zip(twins, weights, strict=True):
         assert torch.allclose(weight.master, twin, rtol=1e-6, atol=1e-8)
