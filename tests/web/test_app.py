@@ -345,8 +345,11 @@ def test_what_a_run_logged_is_text_in_its_curves(page: Page) -> None:
 
 @pytest.mark.parametrize(
     ("file", "what"),
-    [("config.yaml", "reward: null\n"), ("config.yaml", "seed: [\n"), ("evaluation.json", '{"difference": 0.5, "verdict": 3, "pairs": [1]}'),
-     ("metrics.jsonl", '{"objective/scores": 1}\n[]\n{"step": 1, "objective/scores": "much"}\n')],
+    [
+        ("config.yaml", "reward: null\n"), ("config.yaml", "seed: [\n"),
+        ("evaluation.json", '{"difference": 0.5, "verdict": 3, "pairs": [1]}'),
+        ("metrics.jsonl", '{"objective/scores": 1}\n[]\n{"step": 1, "objective/scores": "much"}\n'),
+    ],
 )  # fmt: skip
 def test_a_damaged_run_breaks_no_page(page: Page, site: Site, file: str, what: str) -> None:
     damaged = site.outputs / "damaged"
