@@ -110,6 +110,11 @@ def go(page: Page, name: str) -> None:
     idle(page)  # a page that still grows moves away under the pointer
 
 
+def unfold(page: Page, name: str) -> None:
+    page.get_by_text(name).click()
+    page.wait_for_timeout(600)  # what is in it moves until it is open
+
+
 def write(page: Page, prompt: str) -> None:
     box = page.get_by_role("textbox", name="Prompt")
     box.fill(prompt)
@@ -183,7 +188,7 @@ def test_script_tags_are_text(page: Page) -> None:
 
 
 def test_a_request_can_be_stopped_and_the_next_is_served(page: Page) -> None:
-    page.get_by_text("Seed and decoding").click()
+    unfold(page, "Seed and decoding")
     slider = page.get_by_role("slider", name="Tokens at most")
     slider.focus()
     slider.press("End")
@@ -243,7 +248,7 @@ def choose(page: Page, label: str, option: str) -> None:
 def test_documents_are_uploaded_and_asked(page: Page, site: Site) -> None:
     go(page, "Ask")
     choose(page, "Base", "tiny")
-    page.get_by_text("Your own documents").click()
+    unfold(page, "Your own documents")
     page.get_by_role("textbox", name="Name of the index").fill("herons")
     page.locator("input[type=file]").set_input_files(
         [
@@ -279,7 +284,7 @@ def test_an_index_without_a_word_says_so(page: Page, site: Site) -> None:
 
 def test_uploads_that_are_none_are_refused_and_leave_nothing(page: Page, site: Site, tmp_path: Path) -> None:
     go(page, "Ask")
-    page.get_by_text("Your own documents").click()
+    unfold(page, "Your own documents")
     page.get_by_role("textbox", name="Name of the index").fill("nothing")
     page.get_by_role("button", name="Make the index").click()
     expect(page.get_by_role("alert")).to_contain_text("choose at least one file", timeout=SECONDS)
@@ -304,7 +309,7 @@ def test_uploads_that_are_none_are_refused_and_leave_nothing(page: Page, site: S
 def test_the_server_takes_no_more_than_a_browser_would(page: Page) -> None:
     """The address that a small file was uploaded to takes no large one."""
     go(page, "Ask")
-    page.get_by_text("Your own documents").click()
+    unfold(page, "Your own documents")
     with page.expect_request(lambda request: request.method == "PUT") as seen:
         page.locator("input[type=file]").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"})
     assert seen.value.response().status < 300  # type: ignore[union-attr]
@@ -403,14 +408,14 @@ def test_looking_at_a_run_runs_nothing_that_it_names(page: Page, site: Site, tmp
 
 def test_what_was_chosen_is_there_after_another_page(page: Page) -> None:
     write(page, "The grey cat")
-    page.get_by_text("Seed and decoding").click()
+    unfold(page, "Seed and decoding")
     page.get_by_label("Seed", exact=True).fill("41")
     page.get_by_label("Seed", exact=True).press("Enter")
     idle(page)
     go(page, "Play with rewards")
     go(page, "Compare")
     assert page.get_by_role("textbox", name="Prompt").input_value() == "The grey cat"
-    page.get_by_text("Seed and decoding").click()
+    unfold(page, "Seed and decoding")
     expect(page.get_by_label("Seed", exact=True)).to_have_value("41", timeout=SECONDS)
 
 
@@ -418,11 +423,12 @@ def test_an_average_that_can_not_be_taken_leaves_what_was_shown(page: Page) -> N
     write(page, "The red hen")
     page.get_by_role("button", name="Answer").click()
     shown = answers(page, "The red hen")
-    page.get_by_text("Seed and decoding").click()
+    unfold(page, "Seed and decoding")
     page.get_by_text("The likeliest token always").click()
     idle(page)
     page.get_by_role("button", name="Average over many").click()
     expect(page.get_by_text("an average is over samples")).to_be_visible(timeout=SECONDS)
+    idle(page)
     assert [each.inner_text() for each in page.locator(".said").all()] == shown
 
 
@@ -520,14 +526,14 @@ def test_more_prompts_than_requests_a_minute_are_one_request(page: Page) -> None
     """What is counted are clicks, not the responses that one brings."""
     for _ in range(3):
         write(page, "\n".join(f"Chapter {number}" for number in range(16)))
-        page.get_by_text("Seed and decoding").click()
+        unfold(page, "Seed and decoding")
         slider = page.get_by_role("slider", name="Tokens at most")
         slider.focus()
         slider.press("Home")
         idle(page)
         page.get_by_role("button", name="Answer").click()
         expect(page.get_by_text("tokens,")).to_have_count(32, timeout=SECONDS)
-        page.get_by_text("Seed and decoding").click()
+        unfold(page, "Seed and decoding")
         idle(page)
         expect(page.get_by_role("alert")).to_have_count(0)
 
