@@ -89,7 +89,7 @@ class AdamW(torch.optim.AdamW):
 def _room(pieces: Sequence[Tensor]) -> Tensor:
     """For the largest of some pieces in fp32: the same place for each in turn stays in the cache."""
     longest = max(pieces, key=len)
-    return torch.empty(len(longest), device=longest.device)
+    return torch.empty(len(longest), dtype=torch.float32, device=longest.device)
 
 
 def _in_fp32(piece: Tensor, room: Tensor) -> Tensor:

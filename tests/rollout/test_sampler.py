@@ -190,12 +190,13 @@ def test_what_is_cut_off_is_what_the_definitions_say(top_k: int, top_p: float, d
     """Row by row from the sorted probabilities; in bf16 many tokens tie with the last one that is kept."""
     logits = (3 * torch.randn(6, 3000, generator=generator())).to(dtype)
     kept = truncate(logits, RolloutConfig(top_k=top_k, top_p=top_p)).isfinite()
+    wrong = 0
     for row, found in zip(logits.double(), kept, strict=True):
         least = row.sort(descending=True).values[top_k - 1] if 0 < top_k < len(row) else row.min()
         among = row[row >= least]
         likely = among.sort(descending=True).values
         before = likely.softmax(-1).cumsum(-1) - likely.softmax(-1)
         nucleus = likely[before < top_p][-1] if top_p < 1 else least
-        wrong = found != (row >= max(least, nucleus))
-        assert wrong.sum() <= 1  # a sum in fp32 that falls on the edge
+        wrong += int((found != (row >= max(least, nucleus))).sum())
         assert found.any()
+    assert wrong <= (top_p < 1)  # in all rows together: a sum in fp32 that falls on the edge
